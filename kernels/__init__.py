@@ -1,0 +1,11 @@
+"""The kernels under test that this project ships: chunkwise mLSTM, in Triton, for JAX.
+
+Importing this package chooses the backend (see ``kernels.launch``) before any kernel is
+decorated, so that the same source runs on a GPU and in Triton's interpreter.
+"""
+
+from kernels.launch import BACKEND as BACKEND
+from kernels.triton_stablef import mlstm_chunkwise_fw as mlstm_chunkwise_fw
+from kernels.triton_stablef import mlstm_chunkwise_triton_stablef as mlstm_chunkwise_triton_stablef
+
+__all__ = ["BACKEND", "mlstm_chunkwise_fw", "mlstm_chunkwise_triton_stablef"]

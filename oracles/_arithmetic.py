@@ -1,0 +1,71 @@
+"""The protocol between a form of the mLSTM and the numbers it is computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Arithmetic(Protocol):
+    """Numbers and the operations on arrays of them.
+
+    The arrays (``Any`` below) support ``+ - *`` with each other, indexing as NumPy does, and
+    ``None`` as an index. Every method states the law that holds up to the arithmetic's own rounding.
+    """
+
+    def array(self, values: Any) -> Any:
+        """The floating point numbers ``values``, taken exactly."""
+
+    def rsqrt(self, n: int) -> Any:
+        """The scale c = n^-1/2, a scalar."""
+
+    def exp(self, x: Any) -> Any:
+        """e^x; exp(-inf) = 0."""
+
+    def log_sigmoid(self, f: Any) -> Any:
+        """log(1 / (1 + e^-f)) <= 0; -inf at -inf, 0 at +inf."""
+
+    def maximum(self, x: Any, y: Any) -> Any:
+        """The larger of both, elementwise."""
+
+    def absolute(self, x: Any) -> Any:
+        """|x|, elementwise."""
+
+    def divide(self, x: Any, y: Any) -> Any:
+        """x / y for y >= 0, elementwise, and 0 where x is 0, whatever y is."""
+
+    def where(self, condition: np.ndarray, x: Any, y: Any) -> Any:
+        """x where the condition holds, else y."""
+
+    def is_empty(self, m: Any) -> np.ndarray:
+        """Where the stabilizer m is -inf."""
+
+    def outer(self, x: Any, y: Any) -> Any:
+        """x_a y_b over the last axes: (..., A), (..., B) -> (..., A, B)."""
+
+    def matmul(self, x: Any, y: Any) -> Any:
+        """Matrix product over the last two axes."""
+
+    def transpose(self, x: Any) -> Any:
+        """The last two axes exchanged."""
+
+    def max(self, x: Any, axis: int) -> Any:
+        """The maximum over one axis."""
+
+    def stack(self, parts: Sequence[Any], axis: int) -> Any:
+        """Arrays of equal shape along a new axis."""
+
+    def freeze(self, m: Any) -> Any:
+        """The number m as it stands, taken as exact.
+
+        A state may be held relative to any stabilizer m' (SPEC section 1): the rounding that made
+        m' is then no error of the result. Plain arithmetics return m itself.
+        """
+
+    def output(self, x: Any) -> Any:
+        """x as a result that is stored in the kernel's output dtype. Plain arithmetics return x."""
+
+    def to_float64(self, x: Any) -> np.ndarray:
+        """The nearest float64 numbers."""

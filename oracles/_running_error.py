@@ -1,0 +1,194 @@
+"""Running error analysis: float64 values that carry a bound on what a kernel's rounding may do to them.
+
+Each number is (x, e, s): its value, a bound on the error that a computation in the given precision
+may have made so far, and its size, the same expression with every term replaced by its absolute
+value. With unit roundoff u and the underflow threshold t of float32 (to first order in u):
+
+    x + y:   e = e_x + e_y + u s,  s = s_x + s_y         x y:  e = |x| e_y + |y| e_x + e_x e_y + u s + t
+    exp(x):  e = e^x (expm1(e_x) + u (4 + 2|x|)) + t     max:  e = the larger of both, where both may win
+    x / y:   e = (e_x + |x/y| e_y) / (y - e_y) + 2 u |x/y| + t (1 + |x|)
+
+Sums are charged by size, not by value, so that the bound does not depend on the order in which a
+kernel adds. A term that a chunkwise kernel adds to others of its chunk in an order of its own is
+charged ``depth`` additions when it is made. exp is charged as a GPU computes it, 2^(x log2 e): the
+constant and the product are rounded, and PTX's ex2.approx may be off by 2^-22.5 < 3u.
+
+What it tells: an error above the bound is no rounding error of a computation in that precision. An
+error below the bound proves nothing: the bound is a worst case.
+
+Sources: NVIDIA, PTX ISA, ex2; J. Wilkinson, Error analysis revisited, 1986; N. Higham, Accuracy and Stability of
+Numerical Algorithms, 2nd ed., sections 3.1 and 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+FLOAT32_UNIT = 2.0**-24
+FLOAT32_TINY = 2.0**-126
+FLOAT32_HUGE = 2.0**126
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The rounding units of a kernel. Gates, sums and states are float32 in every one of them.
+
+    Attributes:
+        name: what reports call it.
+        operand: relative error of a computed number that enters a dot (0 if it enters as float32).
+        storage: unit roundoff of the dtype of h.
+        storage_tiny: half the distance of that dtype's subnormal numbers.
+    """
+
+    name: str
+    operand: float
+    storage: float
+    storage_tiny: float
+
+    @classmethod
+    def of(cls, name: str) -> Precision:
+        """By name: float32, tf32, bfloat16 or float16.
+
+        Raises:
+            ValueError: for another name.
+        """
+        # TF32 units drop the low bits of an operand instead of rounding them: 2^-10, not 2^-11.
+        # float16 kernels may let computed operands enter as TF32, which does not overflow.
+        known = {
+            "float32": cls("float32", 0.0, 2.0**-24, 2.0**-150),
+            "tf32": cls("tf32", 2.0**-10, 2.0**-24, 2.0**-150),
+            "bfloat16": cls("bfloat16", 2.0**-8, 2.0**-8, 2.0**-134),
+            "float16": cls("float16", 2.0**-10, 2.0**-11, 2.0**-25),
+        }
+        if name not in known:
+            raise ValueError(f"precision is {name!r}; expected one of {', '.join(known)}.")
+        return known[name]
+
+
+class Bounded:
+    """An array of numbers (x, e, s); see the head of this module."""
+
+    __slots__ = ("e", "s", "x")
+
+    def __init__(self, x: Any, e: Any, s: Any) -> None:
+        self.x, self.e, self.s = x, e, s
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.shape(self.x)
+
+    def __getitem__(self, index: Any) -> Bounded:
+        return Bounded(self.x[index], self.e[index], self.s[index])
+
+    def __add__(self, other: Bounded) -> Bounded:
+        size = self.s + other.s
+        return Bounded(self.x + other.x, self.e + other.e + FLOAT32_UNIT * _finite(size), size)
+
+    def __sub__(self, other: Bounded) -> Bounded:
+        return self + Bounded(-other.x, other.e, other.s)
+
+    def __mul__(self, other: Bounded) -> Bounded:
+        size = self.s * other.s
+        e = np.abs(self.x) * other.e + np.abs(other.x) * self.e + self.e * other.e
+        return Bounded(self.x * other.x, e + FLOAT32_UNIT * size + FLOAT32_TINY, size)
+
+
+def _finite(size: Any) -> Any:
+    # Minus infinity is a value of gates and stabilizers; adding to it makes no rounding error.
+    return np.where(np.isinf(size), 0.0, size)
+
+
+class RunningError:
+    """The arithmetic of ``Bounded`` numbers for one ``Precision``.
+
+    Args:
+        precision: the units.
+        depth: how many additions a term may take part in inside its chunk: the chunk size.
+    """
+
+    def __init__(self, precision: Precision, depth: int) -> None:
+        self.precision = precision
+        self.depth = depth
+
+    def array(self, values: Any) -> Bounded:
+        x = np.asarray(values, np.float64)
+        return Bounded(x, np.zeros_like(x), np.abs(x))
+
+    def rsqrt(self, n: int) -> Bounded:
+        x = np.float64(n) ** -0.5
+        return Bounded(x, FLOAT32_UNIT * x, x)
+
+    def exp(self, x: Bounded) -> Bounded:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            value = np.exp(x.x)
+            relative = np.expm1(x.e) + FLOAT32_UNIT * (4.0 + 2.0 * np.abs(x.x))
+            return Bounded(value, np.where(value == 0.0, 0.0, value * relative) + FLOAT32_TINY, value)
+
+    def log_sigmoid(self, f: Bounded) -> Bounded:
+        with np.errstate(under="ignore"):
+            x = np.minimum(f.x, 0.0) - np.log1p(np.exp(-np.abs(f.x)))
+        return Bounded(x, 4.0 * FLOAT32_UNIT * _finite(np.abs(x)) + FLOAT32_TINY, np.abs(x))
+
+    def maximum(self, x: Bounded, y: Bounded) -> Bounded:
+        value = np.maximum(x.x, y.x)
+        e = np.maximum(
+            np.where(x.x + x.e >= y.x - y.e, x.e, 0.0),
+            np.where(y.x + y.e >= x.x - x.e, y.e, 0.0),
+        )
+        return Bounded(value, e, np.abs(value))
+
+    def absolute(self, x: Bounded) -> Bounded:
+        return Bounded(np.abs(x.x), x.e, x.s)
+
+    def divide(self, x: Bounded, y: Bounded) -> Bounded:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+            value = np.where(x.x == 0.0, 0.0, x.x / y.x)
+            size = np.abs(value)
+            smallest = y.x - y.e
+            e = np.where(smallest > 0.0, (x.e + size * y.e) / smallest, np.inf)
+            # A denominator beyond float32 counts as infinite; h = 0 is then off by |h| itself.
+            e = np.where(np.isinf(y.x) | (y.x > FLOAT32_HUGE), size, e)
+            e = np.where(np.isnan(e), np.inf, e)
+        return Bounded(value, e + 2.0 * FLOAT32_UNIT * size + FLOAT32_TINY * (1.0 + np.abs(x.x)), size)
+
+    def where(self, condition: np.ndarray, x: Bounded, y: Bounded) -> Bounded:
+        return Bounded(*(np.where(condition, a, b) for a, b in ((x.x, y.x), (x.e, y.e), (x.s, y.s))))
+
+    def is_empty(self, m: Bounded) -> np.ndarray:
+        return np.isneginf(m.x)
+
+    def outer(self, x: Bounded, y: Bounded) -> Bounded:
+        product = x[..., :, None] * y[..., None, :]
+        unit = self.depth * FLOAT32_UNIT + self.precision.operand
+        return Bounded(product.x, product.e + unit * product.s, product.s)
+
+    def matmul(self, x: Bounded, y: Bounded) -> Bounded:
+        terms = x.shape[-1]
+        size = x.s @ y.s
+        e = np.abs(x.x) @ y.e + x.e @ np.abs(y.x) + x.e @ y.e
+        unit = (terms + 1) * FLOAT32_UNIT + 2.0 * self.precision.operand
+        return Bounded(x.x @ y.x, e + unit * size + terms * FLOAT32_TINY, size)
+
+    def transpose(self, x: Bounded) -> Bounded:
+        return Bounded(*(np.swapaxes(part, -1, -2) for part in (x.x, x.e, x.s)))
+
+    def max(self, x: Bounded, axis: int) -> Bounded:
+        value = np.max(x.x, axis=axis)
+        return Bounded(value, np.max(x.e, axis=axis), np.abs(value))
+
+    def stack(self, parts: Sequence[Bounded], axis: int) -> Bounded:
+        return Bounded(*(np.stack([getattr(part, name) for part in parts], axis) for name in ("x", "e", "s")))
+
+    def freeze(self, m: Bounded) -> Bounded:
+        return Bounded(m.x, np.zeros_like(m.x), np.abs(m.x))
+
+    def output(self, x: Bounded) -> Bounded:
+        e = x.e + self.precision.storage * (np.abs(x.x) + x.e) + self.precision.storage_tiny
+        return Bounded(x.x, e, x.s)
+
+    def to_float64(self, x: Bounded) -> np.ndarray:
+        return np.asarray(x.x)

@@ -1,0 +1,133 @@
+"""A case: the full description of one test. Its id is printable, parseable, and its name everywhere.
+
+    regime : shape                        : dtype   : mode    : norm_val : eps      : initial : seed
+    ordinary:B1-NH2-S65-QK64-HV64-L64:float32:correct:nv1.0:eps1e-06:none:seed0
+
+mode is ``correct`` (b_t = norm_val exp(-m_t)) or ``constant`` (b_t = norm_val).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from verify._errors import UsageError
+from verify._initial_states import check_initial
+from verify._regimes import check_regime
+
+DTYPES = ("float32", "float16", "bfloat16")
+MODES = {"correct": True, "constant": False}
+_SHAPE = re.compile(r"B(\d+)-NH(\d+)-S(\d+)-QK(\d+)-HV(\d+)-L(\d+)")
+_FIELDS = ("regime", "shape", "dtype", "mode", "norm_val", "eps", "initial", "seed")
+
+
+class CaseError(UsageError):
+    """A case id, or a field of a case, that cannot be."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test.
+
+    Attributes:
+        regime: gate regime, ``name`` or ``name@parameter``; see ``mlstm-verify list regimes``.
+        batch, heads, length, dhqk, dhhv: B, NH, S, DHQK, DHHV, each at least 1.
+        chunk_size: L, passed to the subject if its signature has it.
+        dtype: float32, float16 or bfloat16.
+        stabilize_correctly, norm_val, eps: the constants of the definition.
+        initial: ``none``, ``warm@m_0`` (a state with content) or ``empty@m_0`` (zeros).
+        seed: at least 0.
+
+    Raises:
+        CaseError: naming the field, what was given and what is allowed.
+    """
+
+    regime: str = "ordinary"
+    batch: int = 1
+    heads: int = 1
+    length: int = 64
+    dhqk: int = 64
+    dhhv: int = 64
+    chunk_size: int = 64
+    dtype: str = "float32"
+    stabilize_correctly: bool = True
+    norm_val: float = 1.0
+    eps: float = 1e-6
+    initial: str = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_regime(self.regime)
+        check_initial(self.initial)
+        if self.dtype not in DTYPES:
+            raise CaseError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}.")
+        for name in ("batch", "heads", "length", "dhqk", "dhhv", "chunk_size"):
+            if getattr(self, name) < 1:
+                raise CaseError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        for name in ("norm_val", "eps"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise CaseError(f"{name} is {getattr(self, name)!r}; expected a finite number, at least 0.")
+        if self.seed < 0:
+            raise CaseError(f"seed is {self.seed}; expected at least 0.")
+
+    @property
+    def shape(self) -> str:
+        """The shape as it stands in the id."""
+        sizes = f"B{self.batch}-NH{self.heads}-S{self.length}"
+        return f"{sizes}-QK{self.dhqk}-HV{self.dhhv}-L{self.chunk_size}"
+
+    @property
+    def mode(self) -> str:
+        """``correct`` or ``constant``."""
+        return "correct" if self.stabilize_correctly else "constant"
+
+    @property
+    def id(self) -> str:
+        """The name of this case; ``Case.parse`` is the inverse."""
+        constants = f"nv{self.norm_val!r}:eps{self.eps!r}"
+        return f"{self.regime}:{self.shape}:{self.dtype}:{self.mode}:{constants}:{self.initial}:seed{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str) -> Case:
+        """The case that an id names.
+
+        Raises:
+            CaseError: saying which field of the id does not parse.
+        """
+        parts = text.split(":")
+        if len(parts) != len(_FIELDS):
+            layout = ":".join(_FIELDS)
+            raise CaseError(f"case id {text!r} has {len(parts)} fields; expected {len(_FIELDS)}: {layout}.")
+        regime, shape, dtype, mode, norm_val, eps, initial, seed = parts
+        sizes = _SHAPE.fullmatch(shape)
+        if sizes is None:
+            raise _does_not_parse(text, "shape", shape, "B1-NH1-S64-QK64-HV64-L64")
+        if mode not in MODES:
+            raise _does_not_parse(text, "mode", mode, "correct or constant")
+        batch, heads, length, dhqk, dhhv, chunk_size = (int(size) for size in sizes.groups())
+        return cls(
+            regime=regime,
+            batch=batch,
+            heads=heads,
+            length=length,
+            dhqk=dhqk,
+            dhhv=dhhv,
+            chunk_size=chunk_size,
+            dtype=dtype,
+            stabilize_correctly=MODES[mode],
+            norm_val=_number(text, "norm_val", norm_val, "nv"),
+            eps=_number(text, "eps", eps, "eps"),
+            initial=initial,
+            seed=int(_number(text, "seed", seed, "seed", r"\d+")),
+        )
+
+
+def _number(text: str, field: str, part: str, prefix: str, pattern: str = r"[\d.]+(e[+-]?\d+)?") -> float:
+    match = re.fullmatch(f"{prefix}({pattern})", part)
+    if match is None:
+        raise _does_not_parse(text, field, part, f"{prefix} and a number")
+    return float(match.group(1))
+
+
+def _does_not_parse(text: str, field: str, part: str, expected: str) -> CaseError:
+    return CaseError(f"case id {text!r}: {field} is {part!r}; expected {expected}.")

@@ -1,0 +1,55 @@
+"""What a run depends on beside the case and the subject: versions, device, commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "mlstm-verify", "jax", "jaxlib", "jax-triton", "triton", "numpy", "ml-dtypes", "mpmath", "mlstm-kernels",
+)  # fmt: skip
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, device, backend and commit, as JSON values; None for what is not there."""
+    import jax
+    from kernels.launch import BACKEND
+
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "backend": BACKEND,
+        "device": device.device_kind,
+        "driver": _driver() if BACKEND == "gpu" else None,
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _driver() -> str | None:
+    return _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+
+
+def _git(*arguments: str) -> str | None:
+    # The commit of this suite, wherever it is run from.
+    return _output(["git", "-C", str(Path(__file__).resolve().parent), *arguments])
+
+
+def _output(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

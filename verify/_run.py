@@ -1,0 +1,118 @@
+"""A run on disk: a directory with a manifest and one line a case.
+
+    manifest.json   schema version, command line, environment, subject, planned case ids
+    results.jsonl   one JSON object a case, appended and flushed as cases finish
+
+An interrupted run keeps every finished case. Floats are written with all their digits; infinities
+and NaN as the strings "inf", "-inf", "nan".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from verify._case import Case
+from verify._environment import describe_environment
+from verify._errors import UsageError
+from verify._runner import Result
+
+SCHEMA = 1
+MANIFEST, RESULTS = "manifest.json", "results.jsonl"
+
+
+def check_directory(directory: Path) -> None:
+    """Raise UsageError if ``directory`` exists and is neither empty nor an earlier run."""
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"--out {directory} is a file; expected a new directory or an earlier run.")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / MANIFEST).is_file():
+        raise UsageError(f"--out {directory} exists and is not a run (no {MANIFEST}); expected a new directory.")
+
+
+class RunWriter:
+    """Writes a run; a context manager. An earlier run in the same directory is replaced."""
+
+    def __init__(self, directory: Path, *, command: Sequence[str], subject: str, cases: Sequence[Case]) -> None:
+        check_directory(directory)
+        self.directory = directory
+        self.manifest: dict[str, Any] = {
+            "schema": SCHEMA,
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": list(command),
+            "subject": subject,
+            "environment": describe_environment(),
+            "planned": [case.id for case in cases],
+        }
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / MANIFEST).write_text(json.dumps(self.manifest, indent=2) + "\n")
+        self._lines = (directory / RESULTS).open("w")
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._lines.close()
+
+    def append(self, result: Result) -> None:
+        """Write one finished case and flush it."""
+        self._lines.write(json.dumps(result_record(result), allow_nan=False) + "\n")
+        self._lines.flush()
+
+
+def result_record(result: Result) -> dict[str, Any]:
+    """A result as JSON values."""
+    record = {
+        "case": result.case.id,
+        "outcome": result.verdict.outcome.value,
+        "reason": result.verdict.reason,
+        "seconds": round(result.seconds, 3),
+        "measurements": [dataclasses.asdict(measurement) for measurement in result.verdict.measurements],
+    }
+    return _plain(record)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def read_run(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(manifest, records) of a run.
+
+    Raises:
+        UsageError: with the file's name, if a file is missing, damaged or of another schema version.
+    """
+    manifest = _parse(directory / MANIFEST, _read(directory / MANIFEST))
+    if manifest.get("schema") != SCHEMA:
+        raise UsageError(f"{directory / MANIFEST} has schema {manifest.get('schema')!r}; this version reads {SCHEMA}.")
+    path = directory / RESULTS
+    lines = _read(path).splitlines()
+    return manifest, [_parse(path, line, number) for number, line in enumerate(lines, 1)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from error
+
+
+def _parse(path: Path, text: str, line: int = 1) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}, line {line + error.lineno - 1}: no JSON: {error.msg}.") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}, line {line}: expected a JSON object, got a {type(value).__name__}.")
+    return value

@@ -1,0 +1,88 @@
+"""The verdict on a case. PROVISIONAL: to be replaced by a calibrated rule.
+
+The rule: every output has the right shape and dtype, is finite where the reference is, and has
+ratio <= 1, that is, no element is further from the reference than the running error bound of the
+case's dtype allows.
+
+What it can tell: a ratio above 1 is not explained by rounding, to first order; it is a bug, or
+arithmetic of lower precision than the dtype claims. What it cannot: the bound is a worst case that
+correct kernels stay far below, so a pass leaves room for a small systematic error. How much room is
+in the record: ``normwise_bound`` and ``undecided`` of each measurement. The threshold 1 is the
+definition of a bound and is not tuned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from verify._case import Case
+from verify._measurement import Measurement, measure
+from verify._problem import NUMPY_DTYPES
+from verify._reference import Reference
+
+THRESHOLD = 1.0
+
+
+class Outcome(Enum):
+    """What happened to a case; ``sentence`` is what a reader sees."""
+
+    CRASH = "crash"
+    WRONG_SHAPE = "wrong-shape"
+    WRONG_DTYPE = "wrong-dtype"
+    NONFINITE = "nonfinite"
+    INACCURATE = "inaccurate"
+    UNSUPPORTED = "unsupported"
+    PASS = "pass"
+
+    @property
+    def sentence(self) -> str:
+        """What the outcome means."""
+        return _SENTENCES[self]
+
+    @property
+    def failed(self) -> bool:
+        """Whether the subject is to blame."""
+        return self not in (Outcome.PASS, Outcome.UNSUPPORTED)
+
+
+_SENTENCES = {
+    Outcome.CRASH: "The subject raised an error.",
+    Outcome.WRONG_SHAPE: "An output has the wrong shape.",
+    Outcome.WRONG_DTYPE: "An output has the wrong dtype.",
+    Outcome.NONFINITE: "An output is NaN or infinite where the reference is finite.",
+    Outcome.INACCURATE: "An output is further from the reference than rounding explains.",
+    Outcome.UNSUPPORTED: "The subject's signature lacks what the case needs; it was not run.",
+    Outcome.PASS: "Every output is within the running error bound.",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An outcome and its reason, with the measurements it rests on (none if there was nothing to measure)."""
+
+    outcome: Outcome
+    reason: str
+    measurements: tuple[Measurement, ...] = ()
+
+
+def judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference) -> Verdict:
+    """The verdict on what a subject returned."""
+    for name, array in outputs.items():
+        expected = reference.values[name].shape
+        if array.shape != expected:
+            return Verdict(Outcome.WRONG_SHAPE, f"{name} has shape {array.shape}; expected {expected}")
+    for name, array in outputs.items():
+        dtype = NUMPY_DTYPES[case.dtype if name == "h" else "float32"]
+        if array.dtype != dtype:
+            return Verdict(Outcome.WRONG_DTYPE, f"{name} is {array.dtype}; expected {dtype}")
+    measurements = tuple(measure(outputs, reference))
+    worst = max(measurements, key=lambda measurement: (measurement.nonfinite > 0, measurement.ratio))
+    place = f"{worst.output}{list(worst.worst)}"
+    if worst.nonfinite:
+        reason = f"{worst.nonfinite} elements of {worst.output} are not finite; {place} is {worst.got}, wanted {worst.wanted:.9g}"
+        return Verdict(Outcome.NONFINITE, reason, measurements)
+    reason = f"{place} is {worst.got:.9g}, wanted {worst.wanted:.9g}: {worst.ratio:.3g} times the bound"
+    return Verdict(Outcome.INACCURATE if worst.ratio > THRESHOLD else Outcome.PASS, reason, measurements)

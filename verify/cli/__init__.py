@@ -1,0 +1,33 @@
+"""The command line ``mlstm-verify``.
+
+Exit codes: 0 all passed; 1 a case failed; 2 bad usage or input; 3 the suite itself could not finish;
+130 interrupted (finished cases are kept).
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from verify._errors import SuiteError, UsageError
+from verify.cli._list import list_app
+from verify.cli._run import run
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.command()(run)
+app.add_typer(list_app, name="list")
+
+
+def main() -> None:
+    """The console script: the one place that turns errors into messages and exit codes."""
+    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        app()
+    except UsageError as error:
+        stderr.print(f"error: {error}", style="bold red", markup=False)
+        sys.exit(2)
+    except SuiteError as error:
+        stderr.print(f"the suite could not finish: {error}", style="bold red", markup=False)
+        sys.exit(3)

@@ -1,0 +1,35 @@
+"""The option --backend: it must act before JAX, Triton and the kernels are imported."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+
+from verify._errors import UsageError
+
+
+class BackendOption(str, Enum):
+    """Where the kernels run."""
+
+    auto = "auto"
+    gpu = "gpu"
+    interpret = "interpret"
+
+
+def choose_backend(option: BackendOption) -> None:
+    """Set the environment and import the kernels' launch module, which decides.
+
+    Raises:
+        UsageError: if a GPU is asked for and JAX sees none.
+    """
+    os.environ["MLSTM_KERNELS_BACKEND"] = option.value
+    if option is BackendOption.interpret:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # Cases have many shapes: half the GPU's memory taken at once would only hide an out-of-memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from kernels.launch import BackendError
+
+    try:
+        import kernels.launch  # noqa: F401
+    except BackendError as error:
+        raise UsageError(str(error)) from error

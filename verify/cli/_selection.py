@@ -1,0 +1,84 @@
+"""Which cases a command line selects: --tier, --case and -k."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from verify._case import Case
+from verify._errors import UsageError
+from verify._tiers import TIERS
+
+_TOKEN = re.compile(r"\s*(\(|\)|[^\s()]+)")
+
+
+def select_cases(tier: str, ids: Sequence[str], expression: str | None) -> list[Case]:
+    """The cases, in order.
+
+    Args:
+        tier: used if no ids are given.
+        ids: case ids.
+        expression: parts of ids joined by and, or, not and parentheses; None keeps all.
+
+    Raises:
+        UsageError: for an unknown tier, an id that does not parse, an expression that does not
+            parse, or a selection that is empty.
+    """
+    if tier not in TIERS:
+        raise UsageError(f"--tier is {tier!r}; expected one of {', '.join(TIERS)}.")
+    cases = [Case.parse(text) for text in ids] or TIERS[tier].cases()
+    if expression is None:
+        return cases
+    matches = _Expression(expression)
+    selected = [case for case in cases if matches(case.id)]
+    if not selected:
+        raise UsageError(f"-k {expression!r} selects none of {len(cases)} cases; see mlstm-verify list cases.")
+    return selected
+
+
+class _Expression:
+    """``a and not (b or c)``, where a word holds if it is part of the text. Recursive descent."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens = _TOKEN.findall(text)
+        self("")
+
+    def __call__(self, subject: str) -> bool:
+        self.subject, self.rest = subject, list(self.tokens)
+        value = self._or()
+        if self.rest:
+            raise self._error(self.rest[0])
+        return value
+
+    def _or(self) -> bool:
+        value = self._and()
+        while self.rest[:1] == ["or"]:
+            self.rest.pop(0)
+            value = self._and() or value
+        return value
+
+    def _and(self) -> bool:
+        value = self._not()
+        while self.rest[:1] == ["and"]:
+            self.rest.pop(0)
+            value = self._not() and value
+        return value
+
+    def _not(self) -> bool:
+        if not self.rest:
+            raise self._error("its end")
+        token = self.rest.pop(0)
+        if token == "not":
+            return not self._not()
+        if token == "(":
+            value = self._or()
+            if not self.rest or self.rest.pop(0) != ")":
+                raise self._error("(")
+            return value
+        if token in ("and", "or", ")"):
+            raise self._error(token)
+        return token in self.subject
+
+    def _error(self, token: str) -> UsageError:
+        return UsageError(f"-k {self.text!r} does not parse at {token}; expected words joined by and, or, not, ( ).")
