@@ -37,4 +37,3 @@ def _times(ar: Arithmetic, power: Any, constant: float) -> Any:
 def denominator_of_m(ar: Arithmetic, contract: Contract, a: Any, m: Any, inner: Any) -> Any:
     """d_t as it is returned, relative to m_t itself: a_t = a'_t exp(m'_t - m_t)."""
     return denominator(ar, contract, a * ar.exp(or_zero(ar, inner) - or_zero(ar, m)), m, m)
-

@@ -129,9 +129,14 @@ class RunningError:
             return Bounded(value, np.where(value == 0.0, 0.0, value * relative) + FLOAT32_TINY, value)
 
     def log_sigmoid(self, f: Bounded) -> Bounded:
+        # min(f, 0) - log1p(exp(-|f|)): the error of exp, seen through log1p, and four roundings.
+        magnitude = np.abs(f.x)
         with np.errstate(under="ignore"):
-            x = np.minimum(f.x, 0.0) - np.log1p(np.exp(-np.abs(f.x)))
-        return Bounded(x, 4.0 * FLOAT32_UNIT * _finite(np.abs(x)) + FLOAT32_TINY, np.abs(x))
+            power = np.exp(-magnitude)
+            x = np.minimum(f.x, 0.0) - np.log1p(power)
+        through = power / (1.0 + power) * (4.0 + 2.0 * _finite(magnitude))
+        e = FLOAT32_UNIT * (through + 4.0 * _finite(np.abs(x))) + FLOAT32_TINY
+        return Bounded(x, e, np.abs(x))
 
     def maximum(self, x: Bounded, y: Bounded) -> Bounded:
         value = np.maximum(x.x, y.x)

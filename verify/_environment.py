@@ -16,6 +16,7 @@ _PACKAGES = (
 def describe_environment() -> dict[str, Any]:
     """Versions, device, backend and commit, as JSON values; None for what is not there."""
     import jax
+
     from kernels.launch import BACKEND
 
     device = jax.devices()[0]

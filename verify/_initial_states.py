@@ -15,9 +15,7 @@ def check_initial(text: str) -> None:
     split_parameter("initial state", text, _TAKES)
 
 
-def generate_initial(
-    text: str, rng: np.random.Generator, lead: tuple[int, int], dhqk: int, dhhv: int
-) -> State | None:
+def generate_initial(text: str, rng: np.random.Generator, lead: tuple[int, int], dhqk: int, dhhv: int) -> State | None:
     """(C_0, n_0, m_0) in float32, or None.
 
     ``warm@m_0`` is the state after four tokens of standard normal keys and values, ``empty@m_0`` is

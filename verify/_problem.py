@@ -50,9 +50,7 @@ def make_problem(case: Case) -> Problem:
     state = generate_initial(case.initial, rng, lead, case.dhqk, case.dhhv)
     if state is not None:
         arrays.update(zip(("c_initial", "n_initial", "m_initial"), state, strict=True))
-    inputs = Inputs(*(_exact(arrays, name) for name in ("q", "k", "v", "i", "f", "c_initial", "n_initial", "m_initial")))
+    exact = {name: array.astype(np.float64) for name, array in arrays.items()}
+    state_64 = (exact.get(name) for name in ("c_initial", "n_initial", "m_initial"))
+    inputs = Inputs(exact["q"], exact["k"], exact["v"], exact["i"], exact["f"], *state_64)
     return Problem(arrays, inputs, Contract(case.eps, case.norm_val, case.stabilize_correctly))
-
-
-def _exact(arrays: dict[str, np.ndarray], name: str) -> np.ndarray | None:
-    return arrays[name].astype(np.float64) if name in arrays else None

@@ -84,7 +84,7 @@ _ALL = (
     Regime("init", "The published initialisation, i near -10 and f from 3 to 6: nearly no input.", (), _init),
     Regime(
         "forget",
-        "Saturated forget gates, f near the parameter: at -10 all is forgotten, at +10 and beyond nothing, and sums of log forgets cancel.",
+        "Saturated forget gates, f near the parameter: at -10 all is forgotten, at +10 and beyond nothing.",
         (-60.0, -10.0, 10.0, 20.0),
         _forget,
     ),
@@ -94,9 +94,24 @@ _ALL = (
         (-100.0, -20.0, 20.0, 100.0),
         _input_gates,
     ),
-    Regime("soft_capped", "Gates soft-capped at the parameter with random signs: m jumps at every step.", (15.0,), _soft_capped),
-    Regime("spike", "One input gate at the parameter, once: the stabilizer jumps and everything before it fades.", (50.0,), _spike),
-    Regime("staircase", "i rises to the parameter in eight steps: the running maximum moves late in a chunk.", (60.0,), _staircase),
+    Regime(
+        "soft_capped",
+        "Gates soft-capped at the parameter with random signs: m jumps at every step.",
+        (15.0,),
+        _soft_capped,
+    ),
+    Regime(
+        "spike",
+        "One input gate at the parameter, once: the stabilizer jumps and everything before it fades.",
+        (50.0,),
+        _spike,
+    ),
+    Regime(
+        "staircase",
+        "i rises to the parameter in eight steps: the running maximum moves late in a chunk.",
+        (60.0,),
+        _staircase,
+    ),
     Regime("reset", "f = -inf now and then: differences of prefix sums become NaN.", (), _reset),
     Regime("dead_input", "i = -inf at the start and for a third of the tokens: the empty state.", (), _dead_input),
 )

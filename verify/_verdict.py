@@ -82,7 +82,8 @@ def judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference) -> V
     worst = max(measurements, key=lambda measurement: (measurement.nonfinite > 0, measurement.ratio))
     place = f"{worst.output}{list(worst.worst)}"
     if worst.nonfinite:
-        reason = f"{worst.nonfinite} elements of {worst.output} are not finite; {place} is {worst.got}, wanted {worst.wanted:.9g}"
+        count = f"{worst.nonfinite} elements of {worst.output} are not finite"
+        reason = f"{count}; {place} is {worst.got}, wanted {worst.wanted:.9g}"
         return Verdict(Outcome.NONFINITE, reason, measurements)
     reason = f"{place} is {worst.got:.9g}, wanted {worst.wanted:.9g}: {worst.ratio:.3g} times the bound"
     return Verdict(Outcome.INACCURATE if worst.ratio > THRESHOLD else Outcome.PASS, reason, measurements)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def mlstm_chunkwise_fw(
     dhhv = matV.shape[-1]
     num_chunks = -(-length // chunk_size)
     tile = tiles(chunk_size, dhqk, dhhv, matQ.dtype.itemsize)
-    options = {
+    options: dict[str, Any] = {
         "DHQK": dhqk,
         "DHHV": dhhv,
         "CHUNK": chunk_size,
@@ -104,10 +104,11 @@ def mlstm_chunkwise_fw(
         programs=batch * heads * blocks_qk * blocks_hv,
         **options,
     )
+    log_norm_val = math.log(norm_val) if norm_val > 0 else -math.inf
+    scalars = (length, np.float32(dhqk**-0.5), np.float32(log_norm_val), np.float32(eps))
     matH, normalizer = launch(
         mlstm_chunkwise_fw_parallel,
-        (matQ, matK, matV, vecI, vecF, matC, vecN, inner, vecM, vecInner, length)
-        + (np.float32(dhqk**-0.5), np.float32(math.log(norm_val) if norm_val > 0 else -math.inf), np.float32(eps)),
+        (matQ, matK, matV, vecI, vecF, matC, vecN, inner, vecM, vecInner, *scalars),
         (jax.ShapeDtypeStruct(matV.shape, matQ.dtype), float32(length)),
         programs=batch * heads * num_chunks * (chunk_size // tile.block_l) * blocks_hv,
         STABILIZE_CORRECTLY=stabilize_correctly,
@@ -120,7 +121,7 @@ def _entering_state(
     matC: jax.Array | None, vecN: jax.Array | None, scaM: jax.Array | None, sizes: tuple[int, int, int, int]
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     # C_0, n_0, m_0 and m'_0, which is -inf where the state is empty (SPEC section 1, stabilizer freedom).
-    batch, heads, dhqk, dhhv = sizes
+    batch, heads = sizes[:2]
     if matC is None or vecN is None or scaM is None:
         zero = jnp.zeros((batch, heads), jnp.float32)
         return jnp.zeros(sizes, jnp.float32), jnp.zeros(sizes[:3], jnp.float32), zero, zero - jnp.inf

@@ -38,12 +38,8 @@ def _dot_qk(
     product = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
     for idx_qk in range((DHQK + BLOCK_QK - 1) // BLOCK_QK):
         qk = idx_qk * BLOCK_QK + tl.arange(0, BLOCK_QK)
-        q = tl.load(
-            matQ + row_q[:, None] * DHQK + qk[None, :], mask=in_q[:, None] & (qk < DHQK)[None, :], other=0.0
-        )
-        k = tl.load(
-            matK + row_k[:, None] * DHQK + qk[None, :], mask=in_k[:, None] & (qk < DHQK)[None, :], other=0.0
-        )
+        q = tl.load(matQ + row_q[:, None] * DHQK + qk[None, :], mask=in_q[:, None] & (qk < DHQK)[None, :], other=0.0)
+        k = tl.load(matK + row_k[:, None] * DHQK + qk[None, :], mask=in_k[:, None] & (qk < DHQK)[None, :], other=0.0)
         product += dot(q, tl.trans(k), OPERANDS, INTERPRET)
     return product
 
@@ -131,9 +127,7 @@ def mlstm_chunkwise_fw_parallel(
         suffix = tl.cumsum(log_sigmoid(f_next), axis=0, reverse=True)
         i = tl.load(vecI + row_source, mask=in_source, other=float("-inf")).to(tl.float32)
         weights = tl.exp(prefix[:, None] + suffix[None, :] + (i[None, :] - inner[:, None]))
-        product = _dot_qk(
-            matQ, matK, row, row_source, in_rows, in_source, DHQK, BLOCK_L, BLOCK_QK, OPERANDS, INTERPRET
-        )
+        product = _dot_qk(matQ, matK, row, row_source, in_rows, in_source, DHQK, BLOCK_L, BLOCK_QK, OPERANDS, INTERPRET)
         weights = weights * (product * qk_scale)
         v = tl.load(
             matV + row_source[:, None] * DHHV + hv[None, :], mask=in_source[:, None] & in_hv[None, :], other=0.0

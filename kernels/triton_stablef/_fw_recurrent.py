@@ -105,9 +105,7 @@ def mlstm_chunkwise_fw_recurrent(
             k = tl.load(
                 matK + row[:, None] * DHQK + qk[None, :], mask=in_sequence[:, None] & in_qk[None, :], other=0.0
             ).to(tl.float32)
-            v = tl.load(
-                matV + row[:, None] * DHHV + hv[None, :], mask=in_sequence[:, None] & in_hv[None, :], other=0.0
-            )
+            v = tl.load(matV + row[:, None] * DHHV + hv[None, :], mask=in_sequence[:, None] & in_hv[None, :], other=0.0)
             weighted = k * omega[:, None]
             matC = decay_and_add(decay, matC, dot(tl.trans(weighted), v, OPERANDS, INTERPRET))
             vecN = decay_and_add(decay, vecN, tl.sum(weighted, axis=0))

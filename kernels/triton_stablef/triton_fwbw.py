@@ -84,12 +84,20 @@ def mlstm_chunkwise_triton_stablef(
         norm_val=norm_val,
         input_precision=input_precision,
     )
-    inputs = [jnp.asarray(array, dtype) for array in (q, k, v, i)]
-    state = [None if array is None else jnp.asarray(array, jnp.float32) for array in (c_initial, n_initial, m_initial)]
+    matQ, matK, matV, vecI = (jnp.asarray(array, dtype) for array in (q, k, v, i))
+    initial = (
+        None if array is None else jnp.asarray(array, jnp.float32) for array in (c_initial, n_initial, m_initial)
+    )
+    matC_initial, vecN_initial, scaM_initial = initial
     forward = mlstm_chunkwise_fw(
-        *inputs,
+        matQ,
+        matK,
+        matV,
+        vecI,
         jnp.asarray(f, jnp.float32),
-        *state,
+        matC_initial,
+        vecN_initial,
+        scaM_initial,
         eps=float(eps),
         chunk_size=int(chunk_size),
         stabilize_correctly=bool(stabilize_correctly),

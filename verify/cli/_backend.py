@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from enum import Enum
+from enum import StrEnum
 
 from verify._errors import UsageError
 
 
-class BackendOption(str, Enum):
+class BackendOption(StrEnum):
     """Where the kernels run."""
 
     auto = "auto"

@@ -1,0 +1,67 @@
+"""Every entry point of CI and of a newcomer: ``nox -s verify``, ``nox -s tests``, ``nox --list``.
+
+With ``--no-venv`` nothing is installed: the sessions use the packages that are there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["tests", "lint", "types"]
+
+
+def _install(session: nox.Session, *extras: str) -> None:
+    if session.virtualenv.venv_backend != "none":
+        session.install("-e", f".[{','.join(extras)}]" if extras else ".")
+
+
+def _backend_extras(session: nox.Session) -> list[str]:
+    """The extra [gpu] where the driver shows a GPU, unless the interpreter is asked for."""
+    if "interpret" in session.posargs or shutil.which("nvidia-smi") is None:
+        return []
+    shown = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    return ["gpu"] if shown.returncode == 0 and shown.stdout.strip() else []
+
+
+@nox.session
+def verify(session: nox.Session) -> None:
+    """The main job: the Triton kernels against the oracles, on the GPU if there is one. Takes the options of `run`."""
+    _install(session, *_backend_extras(session))
+    session.run("python", "-m", "verify", "run", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The test suite. Arguments go to pytest."""
+    _install(session, "tests", *_backend_extras(session))
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """pytest-benchmark figures of oracles and kernels; no test."""
+    _install(session, "tests", *_backend_extras(session))
+    options = ("--benchmark-only", "--benchmark-columns=median,iqr,rounds", "--benchmark-group-by=group,param")
+    session.run("python", "-m", "pytest", "tests/bench", *options, *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff's linter and formatter, and the import contracts."""
+    _install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict."""
+    _install(session, "types")
+    session.run("mypy")
