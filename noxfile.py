@@ -47,7 +47,7 @@ def tests(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """pytest-benchmark figures of oracles and kernels; no test."""
     _install(session, "tests", *_backend_extras(session))
-    options = ("--benchmark-only", "--benchmark-columns=median,iqr,rounds", "--benchmark-group-by=group,param")
+    options = ("--benchmark-only", "--benchmark-columns=median,iqr,rounds", "--benchmark-group-by=group")
     session.run("python", "-m", "pytest", "tests/bench", *options, *session.posargs)
 
 

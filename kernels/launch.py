@@ -138,7 +138,8 @@ def _interpreter() -> Iterator[None]:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
-    with _INTERPRETER:
+    # Arithmetic on a GPU overflows without a word.
+    with _INTERPRETER, np.errstate(all="ignore"):
         interpreter._patch_lang_tensor = patch_with_index
         try:
             yield

@@ -93,7 +93,10 @@ class Bounded:
 
     def __mul__(self, other: Bounded) -> Bounded:
         size = self.s * other.s
-        e = np.abs(self.x) * other.e + np.abs(other.x) * self.e + self.e * other.e
+        with np.errstate(invalid="ignore", over="ignore"):
+            e = np.abs(self.x) * other.e + np.abs(other.x) * self.e + self.e * other.e
+        # An overflowed factor times an error of 0: nothing is known.
+        e = np.where(np.isnan(e), np.inf, e)
         return Bounded(self.x * other.x, e + FLOAT32_UNIT * size + FLOAT32_TINY, size)
 
 
@@ -140,10 +143,10 @@ class RunningError:
 
     def maximum(self, x: Bounded, y: Bounded) -> Bounded:
         value = np.maximum(x.x, y.x)
-        e = np.maximum(
-            np.where(x.x + x.e >= y.x - y.e, x.e, 0.0),
-            np.where(y.x + y.e >= x.x - x.e, y.e, 0.0),
-        )
+        # "Not certainly below": inf - inf, an overflow of which nothing is known, may win.
+        with np.errstate(invalid="ignore"):
+            x_loses, y_loses = x.x + x.e < y.x - y.e, y.x + y.e < x.x - x.e
+        e = np.maximum(np.where(x_loses, 0.0, x.e), np.where(y_loses, 0.0, y.e))
         return Bounded(value, e, np.abs(value))
 
     def absolute(self, x: Bounded) -> Bounded:
