@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -27,8 +28,9 @@ def describe_environment() -> dict[str, Any]:
         "backend": BACKEND,
         "device": device.device_kind,
         "driver": _driver() if BACKEND == "gpu" else None,
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+        # A CI image often holds the source without its history.
+        "commit": _git("rev-parse", "HEAD") or os.environ.get("GITHUB_SHA"),
+        "dirty": None if (changes := _git("status", "--porcelain")) is None else bool(changes),
     }
 
 
@@ -53,4 +55,4 @@ def _output(command: list[str]) -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None
