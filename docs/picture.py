@@ -12,12 +12,12 @@ from verify._table import print_summary
 
 def main(directory: str) -> None:
     """Print the summary of the run as the command line does, and save it as an SVG that needs no network."""
-    console = Console(record=True, width=100, highlight=False, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=108, highlight=False, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print("$ mlstm-verify run", style="bold")
     print_summary(console, *read_run(Path(directory)))
     svg = console.export_svg(title="mlstm-verify")
     # The fonts that rich names lie on a server; the viewer's own monospace font will do.
-    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", svg, flags=re.DOTALL)
     Path(__file__).with_name("run.svg").write_text(svg)
 
 

@@ -107,7 +107,8 @@ def _saturate(actual: np.ndarray, wanted: np.ndarray, bound: np.ndarray, dtype: 
     import ml_dtypes
 
     largest = float(ml_dtypes.finfo(dtype).max)
-    overflow = np.isinf(actual) & (np.sign(actual) == np.sign(wanted)) & (np.abs(wanted) + bound >= largest)
+    same_side = np.isfinite(wanted) & (np.sign(actual) == np.sign(wanted))
+    overflow = np.isinf(actual) & same_side & (np.abs(wanted) + bound >= largest)
     return np.where(overflow, np.sign(wanted) * np.minimum(np.abs(wanted), largest), actual)
 
 

@@ -27,9 +27,8 @@ def choose_backend(option: BackendOption) -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Cases have many shapes: half the GPU's memory taken at once would only hide an out-of-memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from kernels.launch import BackendError
-
     try:
         import kernels.launch  # noqa: F401
-    except BackendError as error:
+    except RuntimeError as error:
+        # A BackendError: its class cannot be imported from a module that raises it while imported.
         raise UsageError(str(error)) from error

@@ -1,0 +1,92 @@
+"""The laws of the protocol ``Arithmetic``, for every arithmetic."""
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oracles import Float64, MPMath, Precision, RunningError
+
+ARITHMETICS = {"Float64": Float64(), "MPMath": MPMath(50), "RunningError": RunningError(Precision.of("float32"), 16)}
+every = pytest.mark.parametrize("ar", ARITHMETICS.values(), ids=ARITHMETICS)
+numbers = st.floats(-1e4, 1e4)
+
+
+@every
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(x=numbers, y=numbers)
+def test_elementwise_operations(ar, x, y):
+    a, b = ar.array([x]), ar.array([y])
+    for got, wanted in (
+        (a + b, x + y),
+        (a - b, x - y),
+        (a * b, x * y),
+        (ar.maximum(a, b), max(x, y)),
+        (ar.absolute(a), abs(x)),
+        (ar.where(np.array([x > y]), a, b), x if x > y else y),
+        (ar.exp(ar.array([x / 100])), np.exp(x / 100)),
+    ):
+        np.testing.assert_allclose(ar.to_float64(got), [wanted], rtol=4 * 2.0**-53)
+
+
+@every
+@pytest.mark.parametrize(
+    ("f", "phi"),
+    [
+        (np.inf, 0.0),
+        (-np.inf, -np.inf),
+        (-1000.0, -1000.0),
+        (0.0, -np.log(2.0)),
+        (30.0, np.exp(-60.0) / 2 - np.exp(-30.0)),
+    ],
+)
+def test_log_sigmoid(ar, f, phi):
+    np.testing.assert_allclose(ar.to_float64(ar.log_sigmoid(ar.array([f]))), [phi], rtol=4 * 2.0**-53)
+
+
+@every
+def test_ends(ar):
+    assert ar.to_float64(ar.exp(ar.array([-np.inf])))[0] == 0.0
+    assert ar.to_float64(ar.divide(ar.array([0.0, 0.0, 1.0]), ar.array([0.0, np.inf, np.inf]))).tolist() == [
+        0.0,
+        0.0,
+        0.0,
+    ]
+    assert ar.is_empty(ar.array([-np.inf, -1e4, 0.0])).tolist() == [True, False, False]
+
+
+@every
+def test_matrices(ar):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 4, 5))
+    unit = 8 * 2.0**-53
+    np.testing.assert_allclose(ar.to_float64(ar.matmul(ar.array(x), ar.array(y))), x @ y, atol=unit * 8)
+    np.testing.assert_array_equal(ar.to_float64(ar.transpose(ar.array(x))), np.swapaxes(x, -1, -2))
+    np.testing.assert_array_equal(ar.to_float64(ar.max(ar.array(x), -1)), x.max(-1))
+    np.testing.assert_array_equal(ar.to_float64(ar.stack([ar.array(x), ar.array(x)], -1)), np.stack([x, x], -1))
+    outer = ar.to_float64(ar.outer(ar.array(x[..., 0]), ar.array(y[..., 0])))
+    np.testing.assert_allclose(outer, x[:, :, None, 0] * y[:, None, :, 0], rtol=unit)
+
+
+@pytest.mark.parametrize(("ar", "change"), [(Float64(), 2.0**-40), (MPMath(50), 2.0**-150)], ids=["Float64", "MPMath"])
+def test_small_changes_of_the_input_are_resolved(ar, change):
+    near = ar.exp(ar.array([1.0]) + ar.array([change])) - ar.exp(ar.array([1.0]))
+    np.testing.assert_allclose(ar.to_float64(near), [np.e * change], rtol=2.0**-10)
+
+
+def test_mpmath_keeps_its_precision_to_itself():
+    before = mpmath.mp.dps
+    MPMath(200).exp(MPMath(200).array([1.0]))
+    assert mpmath.mp.dps == before
+
+
+@pytest.mark.parametrize("digits", [14, 0, -1, 50.0, "50"])
+def test_mpmath_refuses_other_digits(digits):
+    with pytest.raises(ValueError, match=r"digits is .*; expected an integer of at least 15"):
+        MPMath(digits)
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="precision is 'float8'; expected one of float32, tf32, bfloat16, float16"):
+        Precision.of("float8")

@@ -1,0 +1,130 @@
+"""The command line as a user meets it: exit codes, messages, JSON, the table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernels import BACKEND
+from verify import Case
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = Case(length=5, dhqk=4, dhhv=4, chunk_size=16)
+CORRECT = "tests.subjects.correct:mlstm"
+
+
+def verify(*arguments, cwd=ROOT, **variables):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    command = [sys.executable, "-m", "verify", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def run(tmp_path, *arguments, case=TINY, subject=CORRECT):
+    return verify("run", "--case", case.id, "--subject", subject, "--out", tmp_path / "run", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("subject", "case", "code", "told"),
+    [
+        (CORRECT, TINY, 0, "1 planned, 1 executed: 1 pass"),
+        ("tests.subjects.wrong:ignores_exp_m", Case(regime="init", length=5, dhqk=4, dhhv=4), 1, "1 inaccurate"),
+        ("tests.subjects.wrong:raises", TINY, 1, "worst: MemoryError"),
+        ("tests.subjects.wrong:bare", Case(norm_val=2.0), 3, "1 unsupported"),
+    ],
+)
+def test_exit_code_and_table(tmp_path, subject, case, code, told):
+    done = run(tmp_path, subject=subject, case=case)
+    assert done.returncode == code, done.stderr
+    assert told in done.stdout
+    table = done.stdout.split("repeat it:")[0]
+    assert max(map(len, table.splitlines())) <= 100 or "MemoryError" in told
+
+
+def test_repeat_line_repeats(tmp_path):
+    first = run(
+        tmp_path, case=Case(regime="init", length=5, dhqk=4, dhhv=4), subject="tests.subjects.wrong:ignores_exp_m"
+    )
+    line = first.stdout.split("repeat it:\n")[1].splitlines()[0].split()
+    assert line[:2] == ["mlstm-verify", "run"]
+    again = verify(*line[1:], "--out", tmp_path / "again")
+    assert again.returncode == 1
+    assert "1 inaccurate" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tier", "huge"], "--tier is 'huge'"),
+        (["--case", "ordinary"], "case id 'ordinary' has 1 fields"),
+        (["--case", TINY.id.replace("ordinary", "odd")], "regime 'odd' is unknown"),
+        (["-k", "nothing_has_this"], "selects none of"),
+        (["--subject", "kernels"], "expected module:callable"),
+        (["--subject", "no_such:thing"], "cannot be imported: ModuleNotFoundError"),
+        (["--out", "verify"], "verify exists and is not a run"),
+        (["--backend", "tpu"], "'tpu' is not one of"),
+        (["--jobs", "-1"], "jobs"),
+    ],
+)
+def test_bad_usage_is_2_and_starts_nothing(arguments, message):
+    done = verify("run", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.skipif(BACKEND == "gpu", reason="there is a GPU here")
+def test_gpu_without_a_gpu_is_an_error(tmp_path):
+    done = run(tmp_path, "--backend", "gpu")
+    assert done.returncode == 2
+    assert "JAX sees no GPU" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_json_is_all_there_is_on_stdout(tmp_path):
+    done = run(tmp_path, "--json", subject="tests.subjects.wrong:chatty")
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert document["results"][0]["outcome"] == "pass"
+    assert document["subject"] == "tests.subjects.wrong:chatty"
+    assert "printed by the subject" in done.stderr
+    assert "written by the subject" in done.stderr
+
+
+def test_interrupted_run_keeps_what_was_finished(tmp_path):
+    ids = [argument for length in (5, 33, 7) for argument in ("--case", Case(length=length, dhqk=4, dhhv=4).id)]
+    subject = ("--subject", "tests.subjects.wrong:interrupted_at_33")
+    done = verify("run", *ids, *subject, "--out", tmp_path / "run")
+    assert done.returncode == 130
+    lines = (tmp_path / "run" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["outcome"] for line in lines] == ["pass"]
+
+
+def test_run_directory_of_an_earlier_run_is_replaced(tmp_path):
+    run(tmp_path)
+    assert run(tmp_path).returncode == 0
+    assert len((tmp_path / "run" / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_default_directory_is_new_under_runs(tmp_path):
+    done = verify("run", "--case", TINY.id, "--subject", CORRECT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs").glob("*-cases/manifest.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "told"), [("regimes", "soft_capped"), ("subjects", "the default"), ("cases", "dead_input")]
+)
+def test_lists(what, told):
+    done = verify("list", what)
+    assert done.returncode == 0
+    assert told in done.stdout
+
+
+def test_listed_cases_parse():
+    done = verify("list", "cases", "--tier", "standard", "-k", "float16")
+    assert all(Case.parse(line).dtype in ("float16", "bfloat16") for line in done.stdout.splitlines())
+    assert "It leaves out" in done.stderr

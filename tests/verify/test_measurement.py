@@ -1,0 +1,83 @@
+"""Error measures: total for every pair of floats, right where they can be computed by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verify import Reference, SuiteError, measure
+
+every_float = st.floats(width=32) | st.sampled_from([0.0, -0.0, math.inf, -math.inf, math.nan])
+bounds = st.floats(0.0, 1e30) | st.sampled_from([0.0, math.inf])
+
+
+def measure_h(actual, wanted, bound, dtype=np.float32):
+    reference = Reference({"h": np.array(wanted, np.float64)}, {"h": np.array(bound, np.float64)})
+    return measure({"h": np.array(actual, dtype)}, reference)[0]
+
+
+@settings(derandomize=True, deadline=None, max_examples=400)
+@given(actual=every_float, wanted=every_float.filter(lambda x: not math.isnan(x)), bound=bounds)
+def test_measures_are_total(actual, wanted, bound):
+    measured = measure_h([actual], [wanted], [bound])
+    for value in (measured.normwise, measured.componentwise, measured.ratio, measured.undecided):
+        assert value >= 0.0
+    if actual == wanted:
+        assert (measured.normwise, measured.componentwise, measured.ratio, measured.nonfinite) == (0, 0, 0, 0)
+    elif math.isnan(actual):
+        assert measured.ratio == math.inf
+        assert measured.nonfinite == 1
+    elif math.isfinite(actual) and math.isfinite(bound) and abs(np.float32(actual) - wanted) > bound:
+        assert measured.ratio > 1.0
+
+
+def test_by_hand():
+    measured = measure_h([1.0, 2.5, -4.0], [1.0, 2.0, -4.0], [0.1, 0.25, 0.1])
+    assert measured.normwise == 0.5 / math.sqrt(21)
+    assert measured.componentwise == 0.25
+    assert measured.ratio == 2.0
+    assert measured.worst == (1,)
+    assert (measured.got, measured.wanted) == (2.5, 2.0)
+    assert measured.normwise_bound == pytest.approx(math.sqrt(0.0825 / 21))
+
+
+def test_infinite_bound_is_undecided_and_not_a_failure():
+    measured = measure_h([9.0, 1.0], [1.0, 1.0], [math.inf, 0.1])
+    assert measured.ratio == 0.0
+    assert measured.undecided == 0.5
+
+
+def test_infinite_bound_does_not_excuse_nan():
+    assert measure_h([math.nan], [1.0], [math.inf]).nonfinite == 1
+
+
+def test_nan_in_the_reference_is_the_suites_own_failure():
+    with pytest.raises(SuiteError, match="reference of output h is NaN"):
+        measure_h([1.0], [math.nan], [0.1])
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(65530.0, 0), (65000.0, 1), (-65530.0, 1)])
+def test_overflow_of_float16_is_accepted_only_where_rounding_reaches_it(wanted, expected):
+    assert measure_h([np.inf], [wanted], [16.0], np.float16).nonfinite == expected
+
+
+def test_states_are_compared_relative_to_the_same_m():
+    rng = np.random.default_rng(0)
+    C, n, m = rng.standard_normal((1, 1, 4, 3)), rng.standard_normal((1, 1, 4)), np.array([[2.0]])
+    values = {"h": np.zeros((1, 1, 1, 3)), "C_last": C, "n_last": n, "m_last": m}
+    reference = Reference(values, {name: np.full(value.shape, 1e-3) for name, value in values.items()})
+    outputs = {"h": values["h"], "C_last": C * np.e, "n_last": n * np.e, "m_last": m - 1.0}
+    measured = {one.output: one for one in measure(outputs, reference)}
+    assert measured["C_last"].ratio < 1e-9
+    assert measured["n_last"].ratio < 1e-9
+    assert measured["m_last"].ratio == pytest.approx(1000)
+    wrong = {one.output: one for one in measure({**outputs, "m_last": m}, reference)}
+    assert wrong["C_last"].ratio > 1.0
+
+
+def test_empty_last_state_of_both_is_no_error():
+    values = {"C_last": np.zeros((1, 1, 2, 2)), "n_last": np.zeros((1, 1, 2)), "m_last": np.full((1, 1), -np.inf)}
+    reference = Reference(values, {name: np.zeros(value.shape) for name, value in values.items()})
+    assert all(one.ratio == 0.0 and one.nonfinite == 0 for one in measure(dict(values), reference))

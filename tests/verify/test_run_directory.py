@@ -1,0 +1,90 @@
+"""A run on disk: flushed case by case, read back exactly, damaged files named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from verify import Case, UsageError, load_subject, run_case
+from verify._run import MANIFEST, RESULTS, RunWriter, check_directory, read_run, result_record
+
+CASES = [Case(length=length, dhqk=4, dhhv=4) for length in (3, 5)]
+
+
+@pytest.fixture
+def results():
+    subject = load_subject("tests.subjects.wrong:nan_at_the_end")
+    return [run_case(case, subject) for case in CASES]
+
+
+@pytest.fixture
+def run(tmp_path, results):
+    with RunWriter(tmp_path / "run", command=["mlstm-verify", "run"], subject="s:f", cases=CASES) as writer:
+        for result in results:
+            writer.append(result)
+    return tmp_path / "run"
+
+
+def test_manifest_says_what_was_run(run):
+    manifest, _ = read_run(run)
+    assert manifest["planned"] == [case.id for case in CASES]
+    assert manifest["command"] == ["mlstm-verify", "run"]
+    environment = manifest["environment"]
+    assert environment["packages"]["numpy"] == np.__version__
+    assert set(environment) >= {"python", "platform", "backend", "device", "driver", "commit", "dirty"}
+
+
+def test_records_are_read_back_as_written(run, results):
+    _, records = read_run(run)
+    assert records == [result_record(result) for result in results]
+    assert records[0]["measurements"][0]["got"] == "nan"
+
+
+def test_finished_cases_are_on_disk_before_the_run_ends(tmp_path, results):
+    with RunWriter(tmp_path / "run", command=[], subject="s:f", cases=CASES) as writer:
+        writer.append(results[0])
+        assert [record["case"] for record in read_run(tmp_path / "run")[1]] == [CASES[0].id]
+
+
+@pytest.mark.parametrize("file", [MANIFEST, RESULTS])
+def test_truncated_file_is_named(run, file):
+    text = (run / file).read_text()
+    (run / file).write_text(text[: len(text) - 20])
+    with pytest.raises(UsageError, match=rf"{file}, line \d+: no JSON"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("file", [MANIFEST, RESULTS])
+def test_missing_and_binary_files_are_named(run, file):
+    (run / file).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=f"{file} cannot be read"):
+        read_run(run)
+    (run / file).unlink()
+    with pytest.raises(UsageError, match=f"{file} cannot be read"):
+        read_run(run)
+
+
+def test_other_schema_is_refused(run):
+    manifest = json.loads((run / MANIFEST).read_text())
+    (run / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
+    with pytest.raises(UsageError, match="has schema 99; this version reads 1"):
+        read_run(run)
+
+
+def test_line_that_is_no_object_is_refused(run):
+    (run / RESULTS).write_text("[1]\n")
+    with pytest.raises(UsageError, match="line 1: expected a JSON object, got a list"):
+        read_run(run)
+
+
+def test_directories_that_may_be_written(tmp_path, run):
+    check_directory(run)
+    check_directory(tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    check_directory(tmp_path / "empty")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file is a file"):
+        check_directory(tmp_path / "file")
+    (tmp_path / "empty" / "other").write_text("")
+    with pytest.raises(UsageError, match="exists and is not a run"):
+        check_directory(tmp_path / "empty")

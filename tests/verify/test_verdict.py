@@ -1,0 +1,97 @@
+"""Every outcome is reached, for the reason it names."""
+
+import numpy as np
+import pytest
+
+import verify
+from verify import Case, Outcome, Subject, SuiteError, UsageError, load_subject, run_case
+from verify._runner import run_cases
+
+CASE = Case(length=20, dhqk=8, dhhv=4, chunk_size=16)
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "outcome", "reason"),
+    [
+        ("correct:mlstm", CASE, Outcome.PASS, "times the bound"),
+        ("correct:mlstm", Case(length=20, dhqk=8, dhhv=4, dtype="bfloat16", initial="warm@3"), Outcome.PASS, "bound"),
+        ("wrong:bare", CASE, Outcome.PASS, "bound"),
+        (
+            "wrong:ignores_exp_m",
+            Case(regime="init", length=20, dhqk=8, dhhv=4),
+            Outcome.INACCURATE,
+            r"^h\[0, 0, \d+, \d+\] is",
+        ),
+        ("wrong:nan_at_the_end", CASE, Outcome.NONFINITE, r"^1 elements of h are not finite; h\[0, 0, 19, 0\] is nan"),
+        ("wrong:float64_result", CASE, Outcome.WRONG_DTYPE, "^h is float64; expected float32"),
+        ("wrong:one_token_less", CASE, Outcome.WRONG_SHAPE, r"^h has shape \(1, 1, 19, 4\); expected \(1, 1, 20, 4\)"),
+        ("wrong:raises", CASE, Outcome.CRASH, "^MemoryError: no room for x"),
+        ("wrong:loses_the_last_state", CASE, Outcome.CRASH, "expected h and one part for each of return_last_states"),
+        ("wrong:bare", Case(norm_val=2.0), Outcome.UNSUPPORTED, "^its signature has no norm_val, .* norm_val=2.0"),
+        ("wrong:bare", Case(eps=0.0), Outcome.UNSUPPORTED, "has no eps"),
+        ("wrong:bare", Case(stabilize_correctly=False), Outcome.UNSUPPORTED, "has no stabilize_correctly"),
+        ("wrong:bare", Case(initial="warm@1"), Outcome.UNSUPPORTED, "has no c_initial, n_initial, m_initial"),
+    ],
+)
+def test_outcome(name, case, outcome, reason):
+    import re
+
+    verdict = run_case(case, load_subject(f"tests.subjects.{name}")).verdict
+    assert verdict.outcome is outcome, verdict.reason
+    assert re.search(reason, verdict.reason), verdict.reason
+    assert len(verdict.reason) < 3000
+
+
+def test_every_outcome_has_a_sentence():
+    assert all(outcome.sentence.endswith(".") for outcome in Outcome)
+    assert {outcome for outcome in Outcome if not outcome.failed} == {Outcome.PASS, Outcome.UNSUPPORTED}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_colon", r"subject is 'no_colon'; expected module:callable"),
+        (":f", "expected module:callable"),
+        ("no.such.module:f", r"'no.such.module:f' cannot be imported: ModuleNotFoundError"),
+        ("tests.subjects.wrong:nothing", "cannot be imported: AttributeError"),
+        ("tests.subjects.wrong:not_callable", "is a int; expected a callable"),
+        ("tests.subjects.wrong:no_q", "has no parameter q; expected the seed's"),
+    ],
+)
+def test_subject_that_cannot_be(name, message):
+    with pytest.raises(UsageError, match=message):
+        load_subject(name)
+
+
+def test_keywords_reach_a_subject_by_its_signature_only():
+    seen = {}
+
+    def subject(q, k, v, i, f, *, eps, chunk_size):
+        seen.update(eps=eps, chunk_size=chunk_size)
+        return np.asarray(v)
+
+    run_case(
+        Case(eps=0.25, length=5, dhqk=4, dhhv=4), Subject("s", subject, frozenset({*"qkvif", "eps", "chunk_size"}))
+    )
+    assert seen == {"eps": 0.25, "chunk_size": 64}
+
+
+@pytest.mark.parametrize("jobs", [0, 2])
+def test_each_case_is_announced_and_finished_in_order(jobs):
+    cases = [Case(length=length, dhqk=4, dhhv=4, norm_val=norm_val) for length in (1, 5, 9) for norm_val in (1.0, 2.0)]
+    seen = list(run_cases(cases, load_subject("tests.subjects.wrong:bare"), jobs))
+    assert [case for case, _ in seen] == [case for case in cases for _ in range(2)]
+    outcomes = [result.verdict.outcome for _, result in seen if result is not None]
+    assert outcomes == [Outcome.PASS, Outcome.UNSUPPORTED] * 3
+
+
+@pytest.mark.parametrize("jobs", [1])
+def test_a_reference_that_fails_is_the_suites_own_failure(jobs, monkeypatch):
+    monkeypatch.setattr("verify._runner.compute_reference", len)  # fails on a Case, and can be pickled
+    with pytest.raises(SuiteError, match=r"the reference of case ordinary:.* failed: TypeError"):
+        list(run_cases([CASE, CASE], load_subject("tests.subjects.correct:mlstm"), jobs))
+
+
+def test_public_names():
+    assert sorted(verify.__all__) == verify.__all__
+    assert all(hasattr(verify, name) for name in verify.__all__)
