@@ -68,6 +68,11 @@ def print_summary(console: Console, manifest: dict[str, Any], records: list[dict
     console.print(f"\n{len(manifest['planned'])} planned, {len(records)} executed: {told or 'none'}")
     console.print(f"subject {manifest['subject']}, backend {environment['backend']} on {environment['device']}")
     console.print("provisional rule: pass if no error exceeds the running error bound of the dtype", style="dim")
+    measurements = [measurement for record in records for measurement in record["measurements"]]
+    vague = sum(float(measurement["undecided"]) >= 0.5 for measurement in measurements)
+    if vague:
+        told = f"{vague} of {len(measurements)} outputs are mostly below what rounding or underflow may do: undecided"
+        console.print(told, style="dim")
     if ordered:
         _print_worst(console, manifest, ordered[0])
 

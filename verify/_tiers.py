@@ -73,6 +73,9 @@ def _variations(base: Case, *, lengths: tuple[int, ...], chunk_sizes: tuple[int,
     for norm_val, eps in ((10.0, 1e-6), (0.1, 1e-2), (1.0, 0.0), (0.0, 1e-6)):
         yield replace(base, norm_val=norm_val, eps=eps, regime="input_gates@-20")
         yield replace(base, norm_val=norm_val, eps=eps, stabilize_correctly=False)
+    # Without norm_val and eps only the stabilizer's freedom keeps these from underflow.
+    yield replace(base, initial="empty@1000", norm_val=0.0, eps=0.0)
+    yield replace(base, regime="input_gates@-100", norm_val=0.0, eps=0.0)
     for dtype in DTYPES:
         yield replace(base, dtype=dtype)
         yield replace(base, dtype=dtype, initial="warm@2", length=base.chunk_size + 1)

@@ -59,6 +59,12 @@ FAULTS = {
         "tl.sum(weighted, axis=0) * 1.001",
         "ordinary and S70",
     ),
+    "m_0 of an empty initial state kept inside": (
+        FORWARD,
+        "return matC, vecN, scaM, jnp.where(occupied, scaM, -jnp.inf)",
+        "return matC, vecN, scaM, scaM",
+        "empty@1000 and nv0.0",
+    ),
     "last state not brought to the definition's m": (
         RECURRENT,
         "to_m = tl.exp(inner - finite_or_zero(m))",
