@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from oracles._plain_arrays import PlainArrays
 
-class Float64:
+
+class Float64(PlainArrays):
     """Arrays are ``np.ndarray`` of float64. Overflow gives inf and underflow 0, silently."""
 
     def array(self, values: Any) -> np.ndarray:
@@ -35,32 +36,11 @@ class Float64:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             return np.where(x == 0.0, 0.0, x / y)
 
-    def where(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.where(condition, x, y)
-
     def is_empty(self, m: np.ndarray) -> np.ndarray:
         return np.isneginf(m)
 
-    def outer(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return x[..., :, None] * y[..., None, :]
-
-    def matmul(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return x @ y
-
-    def transpose(self, x: np.ndarray) -> np.ndarray:
-        return np.swapaxes(x, -1, -2)
-
     def max(self, x: np.ndarray, axis: int) -> np.ndarray:
         return np.max(x, axis=axis)
-
-    def stack(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
-        return np.stack(parts, axis)
-
-    def freeze(self, m: np.ndarray) -> np.ndarray:
-        return m
-
-    def output(self, x: np.ndarray) -> np.ndarray:
-        return x
 
     def to_float64(self, x: np.ndarray) -> np.ndarray:
         return x

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import mpmath
 import numpy as np
 
+from oracles._plain_arrays import PlainArrays
 
-class MPMath:
+
+class MPMath(PlainArrays):
     """Arrays are ``np.ndarray`` of mpmath's mpf with ``digits`` decimal digits.
 
     The context is this object's own: no other computation's precision is touched.
@@ -57,32 +58,11 @@ class MPMath:
     def divide(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.asarray(self._divide(x, y), object)
 
-    def where(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.where(condition, x, y)
-
     def is_empty(self, m: np.ndarray) -> np.ndarray:
         return np.asarray(self._is_empty(m), bool)
 
-    def outer(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return x[..., :, None] * y[..., None, :]
-
-    def matmul(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.matmul(x, y)
-
-    def transpose(self, x: np.ndarray) -> np.ndarray:
-        return np.swapaxes(x, -1, -2)
-
     def max(self, x: np.ndarray, axis: int) -> np.ndarray:
         return np.asarray(np.max(x, axis=axis), object)
-
-    def stack(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
-        return np.stack(parts, axis)
-
-    def freeze(self, m: np.ndarray) -> np.ndarray:
-        return m
-
-    def output(self, x: np.ndarray) -> np.ndarray:
-        return x
 
     def to_float64(self, x: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):

@@ -72,7 +72,7 @@ def run_cases(cases: Sequence[Case], subject: Subject, jobs: int) -> Iterator[tu
         return
     # spawn: a fork of a process that holds a GPU context is not safe.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_use_one_thread) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_worker) as pool:
         pending: list[Future[Reference] | None] = []
         todo = iter(cases)
         try:
@@ -96,8 +96,12 @@ def _run_with(case: Case, subject: Subject, future: Future[Reference] | None) ->
     return run_case(case, subject, reference)
 
 
-def _use_one_thread() -> None:
-    # The workers share the cores with each other and with the subject.
+def _prepare_worker() -> None:
+    import signal
+
     import threadpoolctl
 
+    # Ctrl-C is for the process that runs the subject; it ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The workers share the cores with each other and with the subject.
     threadpoolctl.threadpool_limits(1)

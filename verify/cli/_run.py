@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from verify._case import Case
-from verify._run import RunWriter, check_directory, read_run, result_record
+from verify._run import RunWriter, check_directory, read_run
 from verify._runner import run_cases
 from verify._subject import DEFAULT_SUBJECT, Subject, load_subject
 from verify._table import print_summary
@@ -59,18 +59,23 @@ def _default_directory(name: str) -> Path:
 
 
 def _execute(cases: Sequence[Case], subject: Subject, directory: Path, jobs: int) -> None:
+    finished = 0
     with RunWriter(directory, command=sys.argv, subject=subject.name, cases=cases) as writer, _progress() as progress:
         task = progress.add_task("", total=len(cases), case="")
-        for case, result in run_cases(cases, subject, min(jobs, len(cases) - 1)):
-            if result is None:
-                progress.update(task, case=case.id)
-                continue
-            writer.append(result)
-            progress.advance(task)
-            if not progress.console.is_terminal:
-                record = result_record(result)
-                line = f"[{progress.tasks[0].completed:.0f}/{len(cases)}] {record['outcome']} {result.seconds:.1f}s"
-                print(f"{line} {case.id}", file=sys.stderr, flush=True)
+        try:
+            for case, result in run_cases(cases, subject, min(jobs, len(cases) - 1)):
+                if result is None:
+                    progress.update(task, case=case.id)
+                    continue
+                writer.append(result)
+                finished += 1
+                progress.advance(task)
+                if not progress.console.is_terminal:
+                    told = f"[{finished}/{len(cases)}] {result.verdict.outcome.value} {result.seconds:.1f}s {case.id}"
+                    print(told, file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            print(f"interrupted: {finished} of {len(cases)} cases are recorded in {directory}", file=sys.stderr)
+            raise
 
 
 def _progress() -> Progress:

@@ -1,0 +1,32 @@
+"""What every arithmetic without error terms does alike: its arrays are NumPy's, of floats or of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class PlainArrays:
+    """The structural part of the protocol ``Arithmetic``, exact in any numbers."""
+
+    def where(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.where(condition, x, y)
+
+    def outer(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return x[..., :, None] * y[..., None, :]
+
+    def matmul(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.matmul(x, y)
+
+    def transpose(self, x: np.ndarray) -> np.ndarray:
+        return np.swapaxes(x, -1, -2)
+
+    def stack(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+        return np.stack(parts, axis)
+
+    def freeze(self, m: np.ndarray) -> np.ndarray:
+        return m
+
+    def output(self, x: np.ndarray) -> np.ndarray:
+        return x
