@@ -23,7 +23,7 @@ def describe_environment() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": " ".join((platform.system(), platform.machine(), *platform.libc_ver())),
         "packages": {name: _version(name) for name in _PACKAGES},
         "backend": BACKEND,
         "device": device.device_kind,

@@ -90,6 +90,7 @@ def test_json_is_all_there_is_on_stdout(tmp_path):
     document = json.loads(done.stdout)
     assert document["results"][0]["outcome"] == "pass"
     assert document["subject"] == "tests.subjects.wrong:chatty"
+    assert document["command"][:2] == ["mlstm-verify", "run"]
     assert "printed by the subject" in done.stderr
     assert "written by the subject" in done.stderr
 

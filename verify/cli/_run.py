@@ -60,7 +60,8 @@ def _default_directory(name: str) -> Path:
 
 def _execute(cases: Sequence[Case], subject: Subject, directory: Path, jobs: int) -> None:
     finished = 0
-    with RunWriter(directory, command=sys.argv, subject=subject.name, cases=cases) as writer, _progress() as progress:
+    command = ["mlstm-verify", *sys.argv[1:]]
+    with RunWriter(directory, command=command, subject=subject.name, cases=cases) as writer, _progress() as progress:
         task = progress.add_task("", total=len(cases), case="")
         try:
             for case, result in run_cases(cases, subject, min(jobs, len(cases) - 1)):
