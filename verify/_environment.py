@@ -21,6 +21,7 @@ def describe_environment() -> dict[str, Any]:
     from kernels.launch import BACKEND
 
     device = jax.devices()[0]
+    commit = _git("rev-parse", "HEAD")
     return {
         "python": platform.python_version(),
         "platform": " ".join((platform.system(), platform.machine(), *platform.libc_ver())),
@@ -29,8 +30,8 @@ def describe_environment() -> dict[str, Any]:
         "device": device.device_kind,
         "driver": _driver() if BACKEND == "gpu" else None,
         # A CI image often holds the source without its history.
-        "commit": _git("rev-parse", "HEAD") or os.environ.get("GITHUB_SHA"),
-        "dirty": None if (changes := _git("status", "--porcelain")) is None else bool(changes),
+        "commit": commit or os.environ.get("GITHUB_SHA"),
+        "dirty": bool(_git("status", "--porcelain")) if commit else None,
     }
 
 
