@@ -117,8 +117,6 @@ def _triton_call() -> Callable[..., Any]:
     return call
 
 
-# --- the interpreter ------------------------------------------------------------------------------
-
 # The interpreter patches triton.language while it runs: one kernel at a time.
 _INTERPRETER = threading.Lock()
 
