@@ -1,6 +1,7 @@
-"""How small an error the provisional verdict sees: ``PYTHONPATH=. python docs/sensitivity.py`` prints the table of docs/method.md.
+"""How small an error the provisional verdict sees: prints the table at the end of docs/method.md.
 
-A correct float64 subject is made wrong by a known relative amount, and the smoke tier is judged.
+Run it from the clone: ``PYTHONPATH=. python docs/sensitivity.py``. A correct float64 subject is made
+wrong by a known relative amount, and the float32 cases of the smoke tier are judged.
 """
 
 from collections.abc import Callable

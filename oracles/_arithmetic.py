@@ -60,8 +60,8 @@ class Arithmetic(Protocol):
     def freeze(self, m: Any) -> Any:
         """The number m as it stands, taken as exact.
 
-        A state may be held relative to any stabilizer m' (SPEC section 1): the rounding that made
-        m' is then no error of the result. Plain arithmetics return m itself.
+        A state may be held relative to any stabilizer m' (docs/method.md, section 1): the rounding
+        that made m' is then no error of the result. Plain arithmetics return m itself.
         """
 
     def output(self, x: Any) -> Any:

@@ -1,6 +1,6 @@
 """The inputs, the constants and the outputs of the mLSTM, common to every form.
 
-Symbols (SPEC section 1), per head; every array has the same leading axes (usually B, NH):
+Symbols (docs/method.md, section 1), per head; every array has the same leading axes (usually B, NH):
 
     q_t, k_t  (..., S, DHQK)       C_0  (..., DHQK, DHHV)      eps >= 0, norm_val = nu >= 0
     v_t       (..., S, DHHV)       n_0  (..., DHQK)            c = DHQK^-1/2

@@ -1,9 +1,9 @@
 """The denominator d_t, written once for the forms that hold their state relative to a stabilizer m'.
 
     d'_t = max(|a'_t|, b'_t) + eps exp(m_t - m'_t)
-    b'_t = nu exp(-m'_t)  (stabilize_correctly)   or   nu exp(m_t - m'_t)              SPEC section 1
+    b'_t = nu exp(-m'_t)  (stabilize_correctly)   or   nu exp(m_t - m'_t)
 
-m' is any real number; eps and the second mode still need the definition's m.
+m' is any real number (docs/method.md, section 1); eps and the second mode still need the definition's m.
 """
 
 from __future__ import annotations

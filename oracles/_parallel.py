@@ -1,4 +1,4 @@
-"""The parallel form: every pair (target t, source s) at once (SPEC section 2)."""
+"""The parallel form: every pair (target t, source s) at once (docs/method.md, section 2)."""
 
 from __future__ import annotations
 

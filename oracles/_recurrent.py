@@ -1,4 +1,4 @@
-"""The recurrent form: one step a token (SPEC section 1)."""
+"""The recurrent form: one step a token (docs/method.md, section 1)."""
 
 from __future__ import annotations
 

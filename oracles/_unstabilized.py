@@ -1,4 +1,4 @@
-"""The definition without a stabilizer in the state: the hat variables of SPEC section 1.
+"""The definition without a stabilizer in the state: the hat variables of docs/method.md.
 
     C^_t = e^phi_t C^_{t-1} + e^i_t k_t v_t^T        n^_t likewise        C^_0 = e^m_0 C_0
     h_t  = c C^_t^T q_t / (max(|c q_t.n^_t|, b^_t) + eps e^m_t)     b^_t = nu  or  nu e^m_t

@@ -1,7 +1,7 @@
 """Device functions: what a float32 kernel needs to keep its arithmetic honest.
 
-Sources: SPEC section 7 (hazards); N. Higham, Accuracy and Stability of Numerical Algorithms, 2nd
-ed., problem 1.5 (log1p).
+Sources: docs/method.md, section 5 (hazards); N. Higham, Accuracy and Stability of Numerical
+Algorithms, 2nd ed., problem 1.5 (log1p).
 """
 
 import triton

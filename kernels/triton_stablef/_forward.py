@@ -65,7 +65,7 @@ def mlstm_chunkwise_fw(
         eps, chunk_size, stabilize_correctly, norm_val, input_precision: as in
             ``mlstm_chunkwise_triton_stablef``.
 
-    Source: SPEC section 3; Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024, eqs. 19-27.
+    Source: docs/method.md, section 3; Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024, eqs. 19-27.
     """
     batch, heads, length, dhqk = matQ.shape
     dhhv = matV.shape[-1]
@@ -120,7 +120,7 @@ def mlstm_chunkwise_fw(
 def _entering_state(
     matC: jax.Array | None, vecN: jax.Array | None, scaM: jax.Array | None, sizes: tuple[int, int, int, int]
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    # C_0, n_0, m_0 and m'_0, which is -inf where the state is empty (SPEC section 1, stabilizer freedom).
+    # C_0, n_0, m_0 and m'_0, which is -inf where the state is empty (docs/method.md, section 1).
     batch, heads = sizes[:2]
     if matC is None or vecN is None or scaM is None:
         zero = jnp.zeros((batch, heads), jnp.float32)

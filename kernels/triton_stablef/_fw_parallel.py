@@ -1,6 +1,6 @@
 """Forward kernel 2: every chunk's outputs from its entering state, in parallel.
 
-For rows j of one block of a chunk, and sources s <= j of the same chunk (SPEC section 3):
+For rows j of one block of a chunk, and sources s <= j of the same chunk (docs/method.md, section 3):
 
     T_{j,s} = sum_{s < r <= j} phi_r                  masked running sums, never differences
     W_{j,s} = exp(T_{j,s} + (i_s - m'_j))             selected before exp, and again after the product

@@ -1,6 +1,6 @@
 """Forward kernel 1: the recurrence over chunk states.
 
-For tokens s of a step of L consecutive tokens, with phi = log sigmoid(f) (SPEC section 3):
+For tokens s of a step of L consecutive tokens, with phi = log sigmoid(f) (docs/method.md, section 3):
 
     sigma_s = sum_{r > s} phi_r                       suffix sums, never differences of prefix sums
     m'_next = max(beta_L + m', max_s(sigma_s + i_s))
@@ -8,8 +8,8 @@ For tokens s of a step of L consecutive tokens, with phi = log sigmoid(f) (SPEC 
 
 and n likewise with v = 1. Two stabilizers run side by side. m is the definition's, which counts an
 initial state even when it is empty; it reaches the results only where eps and norm_val stand. m'
-ignores an empty initial state, so that a large m_0 cannot underflow every token (SPEC section 1,
-stabilizer freedom). A chunk of more than 64 tokens is walked in steps of 64; only its first state
+ignores an empty initial state, so that a large m_0 cannot underflow every token (docs/method.md,
+section 1, stabilizer freedom). A chunk of more than 64 tokens is walked in steps of 64; only its first state
 is stored.
 """
 

@@ -67,7 +67,7 @@ def mlstm_chunkwise_triton_stablef(
             unsupported kernel dtype, a partial or non-finite initial state, a negative eps or norm_val.
 
     Source: Beck et al., "xLSTM: Extended Long Short-Term Memory", arXiv 2405.04517, eqs. 19-27; the
-    chunkwise form is that of SPEC section 3.
+    chunkwise form is that of docs/method.md, section 3.
     """
     dtype = kernel_dtype(autocast_kernel_dtype)
     check_arguments(

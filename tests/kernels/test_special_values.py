@@ -1,4 +1,4 @@
-"""Gates at the ends: no input, reset, empty state (SPEC section 7, right values at the ends)."""
+"""Gates at the ends: no input, reset, empty state (docs/method.md, section 4)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Right values at the ends (SPEC section 7), in every form and arithmetic that can hold them."""
+"""Right values at the ends (docs/method.md, section 4), in every form and arithmetic that can hold them."""
 
 import dataclasses
 
