@@ -49,9 +49,12 @@ class RunWriter:
             "environment": describe_environment(),
             "planned": [case.id for case in cases],
         }
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / MANIFEST).write_text(json.dumps(self.manifest, indent=2) + "\n")
-        self._lines = (directory / RESULTS).open("w")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / MANIFEST).write_text(json.dumps(self.manifest, indent=2) + "\n")
+            self._lines = (directory / RESULTS).open("w")
+        except OSError as error:
+            raise UsageError(f"--out {directory} cannot be written: {error}.") from error
 
     def __enter__(self) -> RunWriter:
         return self

@@ -54,7 +54,18 @@ def run_case(case: Case, subject: Subject, reference: Reference | None = None) -
         summary = f"{type(error).__name__}: {error}"[:300]
         return Result(case, Verdict(Outcome.CRASH, f"{summary}\n{tail}"), time.perf_counter() - start)
     seconds = time.perf_counter() - start
-    return Result(case, judge(case, outputs, reference or compute_reference(case)), seconds)
+    return Result(case, judge(case, outputs, reference or _compute_or_fail(case)), seconds)
+
+
+def _compute_or_fail(case: Case) -> Reference:
+    try:
+        return compute_reference(case)
+    except Exception as error:
+        raise _reference_failed(case, error) from error
+
+
+def _reference_failed(case: Case, error: Exception) -> SuiteError:
+    return SuiteError(f"the reference of case {case.id} failed: {type(error).__name__}: {error}")
 
 
 def run_cases(cases: Sequence[Case], subject: Subject, jobs: int) -> Iterator[tuple[Case, Result | None]]:
@@ -92,7 +103,7 @@ def _run_with(case: Case, subject: Subject, future: Future[Reference] | None) ->
     try:
         reference = future.result()
     except Exception as error:
-        raise SuiteError(f"the reference of case {case.id} failed: {type(error).__name__}: {error}") from error
+        raise _reference_failed(case, error) from error
     return run_case(case, subject, reference)
 
 

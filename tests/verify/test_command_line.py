@@ -76,6 +76,21 @@ def test_bad_usage_is_2_and_starts_nothing(arguments, message):
     assert done.stdout == ""
 
 
+def test_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = verify("run", "--case", TINY.id, "--subject", CORRECT, "--out", tmp_path / "file" / "run")
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+
+
+def test_error_of_the_suites_own_is_3(tmp_path):
+    code = "import verify.cli._run as run; run.print_summary = None; from verify.cli import main; main()"
+    arguments = ["run", "--case", TINY.id, "--subject", CORRECT, "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 3
+    assert "the suite could not finish" in done.stderr
+
+
 @pytest.mark.skipif(BACKEND == "gpu", reason="there is a GPU here")
 def test_gpu_without_a_gpu_is_an_error(tmp_path):
     done = run(tmp_path, "--backend", "gpu")

@@ -85,7 +85,7 @@ def test_each_case_is_announced_and_finished_in_order(jobs):
     assert outcomes == [Outcome.PASS, Outcome.UNSUPPORTED] * 3
 
 
-@pytest.mark.parametrize("jobs", [1])
+@pytest.mark.parametrize("jobs", [0, 1])
 def test_a_reference_that_fails_is_the_suites_own_failure(jobs, monkeypatch):
     monkeypatch.setattr("verify._runner.compute_reference", len)  # fails on a Case, and can be pickled
     with pytest.raises(SuiteError, match=r"the reference of case ordinary:.* failed: TypeError"):

@@ -31,3 +31,8 @@ def main() -> None:
     except SuiteError as error:
         stderr.print(f"the suite could not finish: {error}", style="bold red", markup=False)
         sys.exit(3)
+    except Exception:
+        # Exit code 1 would say that the subject failed.
+        stderr.print_exception()
+        stderr.print("the suite could not finish: the error above is its own", style="bold red")
+        sys.exit(3)
