@@ -33,7 +33,7 @@ def one_token_less(q, k, v, i, f):
 
 
 def raises(q, k, v, i, f):
-    raise MemoryError("no room for " + "x" * 10_000)
+    raise MemoryError("no [bold] room for " + "x" * 10_000)
 
 
 def bare(q, k, v, i, f):

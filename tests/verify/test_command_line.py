@@ -31,7 +31,7 @@ def run(tmp_path, *arguments, case=TINY, subject=CORRECT):
     [
         (CORRECT, TINY, 0, "1 planned, 1 executed: 1 pass"),
         ("tests.subjects.wrong:ignores_exp_m", Case(regime="init", length=5, dhqk=4, dhhv=4), 1, "1 inaccurate"),
-        ("tests.subjects.wrong:raises", TINY, 1, "worst: MemoryError"),
+        ("tests.subjects.wrong:raises", TINY, 1, "worst: MemoryError: no [bold] room"),
         ("tests.subjects.wrong:bare", Case(norm_val=2.0), 3, "1 unsupported"),
     ],
 )

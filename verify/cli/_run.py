@@ -48,7 +48,7 @@ def run(
         print(json.dumps({"directory": str(directory), **manifest, "results": records}, indent=2))
     else:
         # A pipe has no width of its own; the table is made for 100 columns.
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
         print_summary(console, manifest, records)
         console.print(f"recorded in {directory}", soft_wrap=True)
     raise typer.Exit(_exit_code(records))
