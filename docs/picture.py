@@ -1,5 +1,6 @@
 """Draw docs/run.svg, the picture in the README, from a run directory: ``python docs/picture.py DIR``."""
 
+import io
 import re
 import sys
 from pathlib import Path
@@ -12,9 +13,7 @@ from verify._table import print_summary
 
 def main(directory: str) -> None:
     """Print the summary of the run as the command line does, and save it as an SVG that needs no network."""
-    console = Console(
-        record=True, width=108, highlight=False, markup=False, force_terminal=True, file=open("/dev/null", "w")
-    )  # noqa: SIM115
+    console = Console(record=True, width=108, highlight=False, markup=False, force_terminal=True, file=io.StringIO())
     console.print("$ mlstm-verify run", style="bold")
     print_summary(console, *read_run(Path(directory)))
     svg = console.export_svg(title="mlstm-verify")
