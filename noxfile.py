@@ -23,7 +23,7 @@ def _install(session: nox.Session, *extras: str) -> None:
 
 def _backend_extras(session: nox.Session) -> list[str]:
     """The extra [gpu] where the driver shows a GPU, unless the interpreter is asked for."""
-    if "interpret" in session.posargs or shutil.which("nvidia-smi") is None:
+    if {"interpret", "--backend=interpret"} & set(session.posargs) or shutil.which("nvidia-smi") is None:
         return []
     shown = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
     return ["gpu"] if shown.returncode == 0 and shown.stdout.strip() else []

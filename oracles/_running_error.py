@@ -8,13 +8,14 @@ value. With unit roundoff u and the underflow threshold t of float32 (to first o
     exp(x):  e = e^x (expm1(e_x) + u (4 + 2|x|)) + t     max:  e = the larger of both, where both may win
     x / y:   e = (e_x + |x/y| e_y) / (y - e_y) + 2 u |x/y| + t (1 + |x|)
 
-Sums are charged by size, not by value, so that the bound does not depend on the order in which a
-kernel adds. A term that a chunkwise kernel adds to others of its chunk in an order of its own is
-charged ``depth`` additions when it is made. exp is charged as a GPU computes it, 2^(x log2 e): the
+Sums are charged by size, not by value: cancellation in one order says nothing of another. The order is
+that of the form, token after token. A term that a chunkwise kernel adds to others of its chunk in an
+order of its own is charged ``depth`` additions when it is made. exp is charged as a GPU computes it, 2^(x log2 e): the
 constant and the product are rounded, and PTX's ex2.approx may be off by 2^-22.5 < 3u.
 
-What it tells: an error above the bound is no rounding error of a computation in that precision. An
-error below the bound proves nothing: the bound is a worst case.
+What it tells: an error above the bound is more than the rounding of such a computation, to first order; a
+less stable formula, such as differences of prefix sums, may exceed it too. An error below the bound proves
+nothing: the bound is a worst case.
 
 Sources: NVIDIA, PTX ISA, ex2; J. Wilkinson, Error analysis revisited, 1986; N. Higham, Accuracy and Stability of
 Numerical Algorithms, 2nd ed., sections 3.1 and 3.3.

@@ -4,11 +4,13 @@ The rule: every output has the right shape and dtype, is finite where the refere
 ratio <= 1, that is, no element is further from the reference than the running error bound of the
 case's dtype allows.
 
-What it can tell: a ratio above 1 is not explained by rounding, to first order; it is a bug, or
-arithmetic of lower precision than the dtype claims. What it cannot: the bound is a worst case that
-correct kernels stay far below, so a pass leaves room for a small systematic error. How much room is
-in the record: ``normwise_bound`` and ``undecided`` of each measurement. The threshold 1 is the
-definition of a bound and is not tuned.
+What it can tell: the bound is that of a kernel whose gates, gate sums and states are float32 and which
+never subtracts gate sums. A ratio above 1 is, to first order, more than such a kernel's rounding: a bug,
+arithmetic of lower precision than the dtype claims, or a less stable formula. What it cannot: the bound
+is a worst case. One rounding may use it up, but sums of many stay well below, so a pass leaves room for a
+small systematic error, and on short sequences for a less stable formula. How much room is in the record:
+``normwise_bound`` and ``undecided`` of each measurement. The threshold 1 is the definition of a bound and
+is not tuned.
 """
 
 from __future__ import annotations
