@@ -5,13 +5,18 @@ JAX, Triton or the kernels.
 """
 
 from oracles._arithmetic import Arithmetic as Arithmetic
+from oracles._cotangents import Cotangents as Cotangents
+from oracles._cotangents import Gradients as Gradients
+from oracles._cotangents import NormalizerGrad as NormalizerGrad
 from oracles._definition import Contract as Contract
 from oracles._definition import Inputs as Inputs
 from oracles._definition import Outputs as Outputs
 from oracles._float64 import Float64 as Float64
 from oracles._mpmath import MPMath as MPMath
 from oracles._parallel import parallel as parallel
+from oracles._parallel_vjp import parallel_vjp as parallel_vjp
 from oracles._recurrent import recurrent as recurrent
+from oracles._recurrent_vjp import recurrent_vjp as recurrent_vjp
 from oracles._running_error import Precision as Precision
 from oracles._running_error import RunningError as RunningError
 from oracles._unstabilized import unstabilized as unstabilized
@@ -19,13 +24,18 @@ from oracles._unstabilized import unstabilized as unstabilized
 __all__ = [
     "Arithmetic",
     "Contract",
+    "Cotangents",
     "Float64",
+    "Gradients",
     "Inputs",
     "MPMath",
+    "NormalizerGrad",
     "Outputs",
     "Precision",
     "RunningError",
     "parallel",
+    "parallel_vjp",
     "recurrent",
+    "recurrent_vjp",
     "unstabilized",
 ]

@@ -33,6 +33,15 @@ class Arithmetic(Protocol):
     def absolute(self, x: Any) -> Any:
         """|x|, elementwise."""
 
+    def sign(self, x: Any) -> Any:
+        """-1, 0 or 1, elementwise."""
+
+    def at_least(self, x: Any, y: Any) -> Any:
+        """The number 1 where x >= y, else 0, elementwise: a decision that enters products."""
+
+    def sigmoid(self, x: Any) -> Any:
+        """1 / (1 + e^-x), elementwise; 0 at -inf, 1 at +inf."""
+
     def divide(self, x: Any, y: Any) -> Any:
         """x / y for y >= 0, elementwise, and 0 where x is 0, whatever y is."""
 
@@ -48,6 +57,15 @@ class Arithmetic(Protocol):
     def matmul(self, x: Any, y: Any) -> Any:
         """Matrix product over the last two axes."""
 
+    def sum(self, x: Any) -> Any:
+        """The sum over the last axis."""
+
+    def cumsum(self, x: Any, axis: int) -> Any:
+        """The running sums along one axis."""
+
+    def dot(self, x: Any, y: Any) -> Any:
+        """<X, Y> = sum_ab x_ab y_ab over the last two axes."""
+
     def transpose(self, x: Any) -> Any:
         """The last two axes exchanged."""
 
@@ -56,6 +74,9 @@ class Arithmetic(Protocol):
 
     def stack(self, parts: Sequence[Any], axis: int) -> Any:
         """Arrays of equal shape along a new axis."""
+
+    def concatenate(self, parts: Sequence[Any]) -> Any:
+        """Arrays joined along their last axis."""
 
     def freeze(self, m: Any) -> Any:
         """The number m as it stands, taken as exact.

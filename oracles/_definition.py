@@ -75,16 +75,14 @@ class Inputs:
 
     def v_and_one(self) -> np.ndarray:
         """[v_t | 1], (..., S, DHHV + 1): the extra column turns every sum over v into the one for n."""
-        ones = np.ones((*self.v.shape[:-1], 1))
-        return np.concatenate([np.asarray(self.v, np.float64), ones], axis=-1)
+        return np.concatenate([self.v, np.ones((*self.v.shape[:-1], 1))], axis=-1)
 
     def initial_state(self) -> tuple[np.ndarray, np.ndarray]:
         """([C_0 | n_0] of shape (..., DHQK, DHHV + 1), m_0); all zero where absent."""
         _, dhqk, dhhv = self.sizes
         if self.C_0 is None or self.n_0 is None or self.m_0 is None:
             return np.zeros((*self.lead, dhqk, dhhv + 1)), np.zeros(self.lead)
-        state = np.concatenate([self.C_0, self.n_0[..., None]], axis=-1)
-        return state.astype(np.float64), np.asarray(self.m_0, np.float64)
+        return np.concatenate([self.C_0, self.n_0[..., None]], axis=-1), self.m_0
 
     def is_empty(self) -> np.ndarray:
         """Where the initial state holds nothing; shape of the leading axes."""

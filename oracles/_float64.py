@@ -32,6 +32,17 @@ class Float64(PlainArrays):
     def absolute(self, x: np.ndarray) -> np.ndarray:
         return np.abs(x)
 
+    def sign(self, x: np.ndarray) -> np.ndarray:
+        return np.sign(x)
+
+    def at_least(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray(x >= y, np.float64)
+
+    def sigmoid(self, x: np.ndarray) -> np.ndarray:
+        with np.errstate(under="ignore"):
+            power = np.exp(-np.abs(x))
+        return np.where(x < 0.0, power, 1.0) / (1.0 + power)
+
     def divide(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             return np.where(x == 0.0, 0.0, x / y)

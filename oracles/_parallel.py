@@ -24,7 +24,7 @@ def parallel(ar: Arithmetic, inputs: Inputs, contract: Contract) -> Outputs:
     c = ar.rsqrt(dhqk)
     q, k, v = ar.array(inputs.q), ar.array(inputs.k), ar.array(inputs.v_and_one())
     state_0, m_0 = inputs.initial_state()
-    weights, carried, m, inner = _weights(ar, inputs, m_0)
+    weights, carried, m, inner = pair_weights(ar, inputs, m_0)
 
     scores = ar.matmul(q, ar.transpose(k)) * weights
     readout = (ar.matmul(scores, v) + carried[..., None] * ar.matmul(q, ar.array(state_0))) * c
@@ -38,8 +38,8 @@ def parallel(ar: Arithmetic, inputs: Inputs, contract: Contract) -> Outputs:
     return Outputs(h, d_of_m, m, last[..., :-1], last[..., -1], m[..., -1])
 
 
-def _weights(ar: Arithmetic, inputs: Inputs, m_0: np.ndarray) -> tuple[Any, Any, Any, Any]:
-    # w_{t,s} (0 above the diagonal), w_{t,0}, m_t, m'_t
+def pair_weights(ar: Arithmetic, inputs: Inputs, m_0: np.ndarray) -> tuple[Any, Any, Any, Any]:
+    """w_{t,s} (0 above the diagonal), w_{t,0}, m_t and m'_t."""
     length = inputs.sizes[0]
     i, phi = ar.array(inputs.i), ar.log_sigmoid(ar.array(inputs.f))
     source, target = np.arange(length)[None, :], np.arange(length)[:, None]

@@ -19,11 +19,23 @@ class PlainArrays:
     def matmul(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.matmul(x, y)
 
+    def sum(self, x: np.ndarray) -> np.ndarray:
+        return np.sum(x, axis=-1)
+
+    def cumsum(self, x: np.ndarray, axis: int) -> np.ndarray:
+        return np.cumsum(x, axis=axis)
+
+    def dot(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.sum(x * y, axis=(-2, -1))
+
     def transpose(self, x: np.ndarray) -> np.ndarray:
         return np.swapaxes(x, -1, -2)
 
     def stack(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
         return np.stack(parts, axis)
+
+    def concatenate(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts, -1)
 
     def freeze(self, m: np.ndarray) -> np.ndarray:
         return m

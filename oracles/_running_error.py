@@ -101,6 +101,10 @@ class Bounded:
         return Bounded(self.x * other.x, e + FLOAT32_UNIT * size + FLOAT32_TINY, size)
 
 
+def _inner(x: Any, y: Any) -> Any:
+    return np.sum(x * y, axis=(-2, -1))
+
+
 def _finite(size: Any) -> Any:
     # Minus infinity is a value of gates and stabilizers; adding to it makes no rounding error.
     return np.where(np.isinf(size), 0.0, size)
@@ -153,6 +157,26 @@ class RunningError:
     def absolute(self, x: Bounded) -> Bounded:
         return Bounded(np.abs(x.x), x.e, x.s)
 
+    def sign(self, x: Bounded) -> Bounded:
+        value = np.sign(x.x)
+        return Bounded(value, np.where(np.abs(x.x) <= x.e, 2.0, 0.0), np.abs(value))
+
+    def at_least(self, x: Bounded, y: Bounded) -> Bounded:
+        # A decision that rounding may turn is off by 1. inf - inf decides nothing.
+        with np.errstate(invalid="ignore"):
+            sure = np.abs(x.x - y.x) > x.e + y.e
+        value = np.asarray(x.x >= y.x, np.float64)
+        return Bounded(value, np.where(sure, 0.0, 1.0), np.ones_like(value))
+
+    def sigmoid(self, x: Bounded) -> Bounded:
+        # e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) else: the error of exp, two roundings; |slope| <= value.
+        magnitude = _finite(np.abs(x.x))
+        with np.errstate(under="ignore"):
+            power = np.exp(-np.abs(x.x))
+        value = np.where(x.x < 0.0, power, 1.0) / (1.0 + power)
+        e = value * (np.expm1(x.e) + FLOAT32_UNIT * (7.0 + 2.0 * magnitude)) + FLOAT32_TINY
+        return Bounded(value, e, value)
+
     def divide(self, x: Bounded, y: Bounded) -> Bounded:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             value = np.where(x.x == 0.0, 0.0, x.x / y.x)
@@ -182,6 +206,24 @@ class RunningError:
         unit = (terms + 1) * FLOAT32_UNIT + 2.0 * self.precision.operand
         return Bounded(x.x @ y.x, e + unit * size + terms * FLOAT32_TINY, size)
 
+    def sum(self, x: Bounded) -> Bounded:
+        size = np.sum(x.s, axis=-1)
+        e = np.sum(x.e, axis=-1) + x.shape[-1] * FLOAT32_UNIT * size
+        return Bounded(np.sum(x.x, axis=-1), e, size)
+
+    def cumsum(self, x: Bounded, axis: int) -> Bounded:
+        size = np.cumsum(x.s, axis=axis)
+        e = np.cumsum(x.e, axis=axis) + x.shape[axis] * FLOAT32_UNIT * size
+        return Bounded(np.cumsum(x.x, axis=axis), e, size)
+
+    def dot(self, x: Bounded, y: Bounded) -> Bounded:
+        # Sums of sums: first over one axis, then over the other, in any order within each.
+        terms = x.shape[-1] + x.shape[-2]
+        size = _inner(x.s, y.s)
+        e = _inner(np.abs(x.x), y.e) + _inner(x.e, np.abs(y.x)) + _inner(x.e, y.e)
+        unit = (terms + 1) * FLOAT32_UNIT + 2.0 * self.precision.operand
+        return Bounded(_inner(x.x, y.x), e + unit * size + terms * FLOAT32_TINY, size)
+
     def transpose(self, x: Bounded) -> Bounded:
         return Bounded(*(np.swapaxes(part, -1, -2) for part in (x.x, x.e, x.s)))
 
@@ -191,6 +233,9 @@ class RunningError:
 
     def stack(self, parts: Sequence[Bounded], axis: int) -> Bounded:
         return Bounded(*(np.stack([getattr(part, name) for part in parts], axis) for name in ("x", "e", "s")))
+
+    def concatenate(self, parts: Sequence[Bounded]) -> Bounded:
+        return Bounded(*(np.concatenate([getattr(part, name) for part in parts], -1) for name in ("x", "e", "s")))
 
     def freeze(self, m: Bounded) -> Bounded:
         return Bounded(m.x, np.zeros_like(m.x), np.abs(m.x))
