@@ -1,9 +1,10 @@
 """A case: the full description of one test. Its id is printable, parseable, and its name everywhere.
 
-    regime : shape                        : dtype   : mode    : norm_val : eps      : initial : seed
-    ordinary:B1-NH2-S65-QK64-HV64-L64:float32:correct:nv1.0:eps1e-06:none:seed0
+    regime : shape : dtype : mode : norm_val : eps : initial : cotangents : seed
+    ordinary:B1-NH2-S65-QK64-HV64-L64:float32:correct:nv1.0:eps1e-06:none:vjp-all:seed0
 
-mode is ``correct`` (b_t = norm_val exp(-m_t)) or ``constant`` (b_t = norm_val).
+mode is ``correct`` (b_t = norm_val exp(-m_t)) or ``constant`` (b_t = norm_val). cotangents is ``fw``,
+the forward pass alone, or ``vjp-`` and the outputs that have a cotangent.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from verify._regimes import check_regime
 
 DTYPES = ("float32", "float16", "bfloat16")
 MODES = {"correct": True, "constant": False}
+# What of the outputs has a cotangent, and the word for it in the id.
+COTANGENTS = {"none": "fw", "h": "vjp-h", "last": "vjp-last", "all": "vjp-all"}
 _SHAPE = re.compile(r"B(\d+)-NH(\d+)-S(\d+)-QK(\d+)-HV(\d+)-L(\d+)")
-_FIELDS = ("regime", "shape", "dtype", "mode", "norm_val", "eps", "initial", "seed")
+_FIELDS = ("regime", "shape", "dtype", "mode", "norm_val", "eps", "initial", "cotangents", "seed")
 
 
 class CaseError(UsageError):
@@ -36,6 +39,8 @@ class Case:
         dtype: float32, float16 or bfloat16.
         stabilize_correctly, norm_val, eps: the constants of the definition.
         initial: ``none``, ``warm@m_0`` (a state with content) or ``empty@m_0`` (zeros).
+        cotangents: which outputs have a random cotangent, for which the gradients are computed: ``h``,
+            the ``last`` state, ``all`` of these, or ``none``, the forward pass alone.
         seed: at least 0.
 
     Raises:
@@ -54,6 +59,7 @@ class Case:
     norm_val: float = 1.0
     eps: float = 1e-6
     initial: str = "none"
+    cotangents: str = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,6 +67,8 @@ class Case:
         check_initial(self.initial)
         if self.dtype not in DTYPES:
             raise CaseError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}.")
+        if self.cotangents not in COTANGENTS:
+            raise CaseError(f"cotangents is {self.cotangents!r}; expected one of {', '.join(COTANGENTS)}.")
         for name in ("batch", "heads", "length", "dhqk", "dhhv", "chunk_size"):
             if getattr(self, name) < 1:
                 raise CaseError(f"{name} is {getattr(self, name)}; expected at least 1.")
@@ -85,7 +93,8 @@ class Case:
     def id(self) -> str:
         """The name of this case; ``Case.parse`` is the inverse."""
         constants = f"nv{self.norm_val!r}:eps{self.eps!r}"
-        return f"{self.regime}:{self.shape}:{self.dtype}:{self.mode}:{constants}:{self.initial}:seed{self.seed}"
+        ways = f"{self.initial}:{COTANGENTS[self.cotangents]}"
+        return f"{self.regime}:{self.shape}:{self.dtype}:{self.mode}:{constants}:{ways}:seed{self.seed}"
 
     @classmethod
     def parse(cls, text: str) -> Case:
@@ -98,12 +107,15 @@ class Case:
         if len(parts) != len(_FIELDS):
             layout = ":".join(_FIELDS)
             raise CaseError(f"case id {text!r} has {len(parts)} fields; expected {len(_FIELDS)}: {layout}.")
-        regime, shape, dtype, mode, norm_val, eps, initial, seed = parts
+        regime, shape, dtype, mode, norm_val, eps, initial, way, seed = parts
         sizes = _SHAPE.fullmatch(shape)
         if sizes is None:
             raise _does_not_parse(text, "shape", shape, "B1-NH1-S64-QK64-HV64-L64")
         if mode not in MODES:
             raise _does_not_parse(text, "mode", mode, "correct or constant")
+        cotangents = {word: name for name, word in COTANGENTS.items()}
+        if way not in cotangents:
+            raise _does_not_parse(text, "cotangents", way, "one of " + ", ".join(cotangents))
         batch, heads, length, dhqk, dhhv, chunk_size = (int(size) for size in sizes.groups())
         return cls(
             regime=regime,
@@ -118,6 +130,7 @@ class Case:
             norm_val=_number(text, "norm_val", norm_val, "nv"),
             eps=_number(text, "eps", eps, "eps"),
             initial=initial,
+            cotangents=cotangents[way],
             seed=int(_number(text, "seed", seed, "seed", r"\d+")),
         )
 

@@ -25,7 +25,7 @@ class Measurement:
     """One output of one case.
 
     Attributes:
-        output: h, n, m, C_last, n_last or m_last.
+        output: h, n, m, C_last, n_last, m_last, or a gradient: dq, dk, dv, di, df, dC_0, dn_0, dm_0.
         normwise, componentwise, ratio: see the head of this module.
         normwise_bound: ||bound||_F / ||r||_F: what rounding may reach; a finer error goes unseen.
         worst: index of the largest ratio, and what was got and wanted there.
@@ -49,7 +49,7 @@ def measure(outputs: dict[str, np.ndarray], reference: Reference) -> list[Measur
     """Measure every output that the subject returned; shapes must already fit.
 
     Raises:
-        SuiteError: if the reference itself is NaN.
+        SuiteError: if the reference itself is NaN, or one of its bounds.
     """
     aligned = _align_states(outputs, reference)
     return [_measure_one(name, actual, reference, outputs[name].dtype) for name, actual in aligned.items()]
@@ -72,11 +72,12 @@ def _align_states(outputs: dict[str, np.ndarray], reference: Reference) -> dict[
 
 def _measure_one(name: str, actual: np.ndarray, reference: Reference, dtype: np.dtype) -> Measurement:
     wanted, bound = reference.values[name], reference.bounds[name]
-    if np.isnan(wanted).any():
+    if np.isnan(wanted).any() or np.isnan(bound).any():
         raise SuiteError(f"the reference of output {name} is NaN.")
     if name == "n":
         wanted = np.clip(wanted, FLOAT32_TINY, FLOAT32_HUGE)
     actual = _saturate(actual, wanted, bound, dtype)
+    actual = np.where(reference.unknown.get(name, False), wanted, actual)
 
     finite = np.isfinite(wanted)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

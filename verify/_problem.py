@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ml_dtypes
 import numpy as np
 
-from oracles import Contract, Inputs
+from oracles import Contract, Cotangents, Inputs
 from verify._case import Case
 from verify._initial_states import generate_initial
-from verify._regimes import generate_gates
+from verify._regimes import choose_queries, generate_gates
 
+_COTANGENT_OF = {
+    "none": (),
+    "h": ("h",),
+    "last": ("C_last", "n_last", "m_last"),
+    "all": ("h", "C_last", "n_last", "m_last"),
+}
 NUMPY_DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -29,17 +35,27 @@ class Problem:
             case has an initial state, in float32.
         inputs: the same values in float64.
         contract: the constants of the definition.
+        cotangents: by output, as far as the case has them: h in the case's dtype, C_last, n_last and
+            m_last in float32.
+        exact_cotangents: the same values in float64.
     """
 
     arrays: dict[str, np.ndarray]
     inputs: Inputs
     contract: Contract
+    cotangents: dict[str, np.ndarray]
+    exact_cotangents: Cotangents
 
 
 def make_problem(case: Case) -> Problem:
-    """Draw the arrays. Dtype, chunk size and constants do not change what is drawn, only how it is rounded."""
+    """Draw the arrays.
+
+    Dtype, chunk size and constants do not change what is drawn, only how it is rounded; but a regime
+    that chooses its queries sees them all. The cotangents are drawn apart from the rest.
+    """
     drawn = f"{case.regime}:{case.batch}:{case.heads}:{case.length}:{case.dhqk}:{case.dhhv}:{case.initial}"
-    rng = np.random.default_rng([case.seed, zlib.crc32(drawn.encode())])
+    seeds = [case.seed, zlib.crc32(drawn.encode())]
+    rng = np.random.default_rng(seeds)
     lead = (case.batch, case.heads)
     storage = NUMPY_DTYPES[case.dtype]
     q, k = (rng.standard_normal((*lead, case.length, case.dhqk)) for _ in range(2))
@@ -53,4 +69,27 @@ def make_problem(case: Case) -> Problem:
     exact = {name: array.astype(np.float64) for name, array in arrays.items()}
     state_64 = (exact.get(name) for name in ("c_initial", "n_initial", "m_initial"))
     inputs = Inputs(exact["q"], exact["k"], exact["v"], exact["i"], exact["f"], *state_64)
-    return Problem(arrays, inputs, Contract(case.eps, case.norm_val, case.stabilize_correctly))
+    contract = Contract(case.eps, case.norm_val, case.stabilize_correctly)
+    chosen = choose_queries(case.regime, inputs, contract)
+    if chosen is not None:
+        arrays["q"] = chosen.astype(storage)
+        inputs = replace(inputs, q=arrays["q"].astype(np.float64))
+    cotangents = _draw_cotangents(case, np.random.default_rng([*seeds, 1]))
+    exact_cotangents = Cotangents(**{name: array.astype(np.float64) for name, array in cotangents.items()})
+    return Problem(arrays, inputs, contract, cotangents, exact_cotangents)
+
+
+def _draw_cotangents(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    # All are drawn, whatever the case has of them: those that two cases share are the same.
+    shapes = {
+        "h": (case.length, case.dhhv),
+        "C_last": (case.dhqk, case.dhhv),
+        "n_last": (case.dhqk,),
+        "m_last": (),
+    }
+    dtypes = {"h": NUMPY_DTYPES[case.dtype]}
+    drawn = {
+        name: np.asarray(rng.standard_normal((case.batch, case.heads, *shape)), dtypes.get(name, np.float32))
+        for name, shape in shapes.items()
+    }
+    return {name: drawn[name] for name in _COTANGENT_OF[case.cotangents]}

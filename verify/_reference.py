@@ -1,12 +1,12 @@
-"""The reference of a case: the oracle's outputs, and how far rounding may move a kernel from them."""
+"""The reference of a case: the oracle's outputs and gradients, and how far rounding may move a kernel from them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from oracles import Precision, RunningError, recurrent
+from oracles import Inputs, NormalizerGrad, Precision, RunningError, recurrent, recurrent_vjp
 from verify._case import Case
 from verify._problem import make_problem
 
@@ -16,19 +16,44 @@ class Reference:
     """Float64 values of every output, and the running error bound of the case's precision.
 
     Attributes:
-        values: by output name (h, n, m, C_last, n_last, m_last), float64.
+        values: by name (h, n, m, C_last, n_last, m_last; dq, dk, dv, di, df, dC_0, dn_0, dm_0 as far
+            as the case has gradients), float64.
         bounds: as values; the largest error that rounding in the case's dtype explains, first order.
+        unknown: by name, where a value is beyond float32 and anything is right; absent if nowhere.
     """
 
     values: dict[str, np.ndarray]
     bounds: dict[str, np.ndarray]
+    unknown: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def compute_reference(case: Case) -> Reference:
-    """The recurrent form in float64 with running error bounds, on the case's own inputs."""
+def compute_reference(case: Case, normalizer_grad: NormalizerGrad = "exact") -> Reference:
+    """The recurrent form in float64 with running error bounds, on the case's own inputs and cotangents."""
     problem = make_problem(case)
     arithmetic = RunningError(Precision.of(case.dtype), depth=case.chunk_size)
     outputs = recurrent(arithmetic, problem.inputs, problem.contract).items()
     values = {name: np.asarray(number.x) for name, number in outputs}
     bounds = {name: np.broadcast_to(number.e, number.x.shape) for name, number in outputs}
-    return Reference(values, bounds)
+    if case.cotangents == "none":
+        return Reference(values, bounds)
+    # Only the gradient of an empty state overflows, and it may do so at every step.
+    with np.errstate(invalid="ignore", over="ignore"):
+        gradients = recurrent_vjp(
+            arithmetic, problem.inputs, problem.contract, problem.exact_cotangents, normalizer_grad
+        ).items()
+    unknown = {}
+    for name, number in gradients:
+        values[name], bounds[name] = np.asarray(number.x), np.broadcast_to(number.e, number.x.shape)
+        beyond = _is_beyond_float32(name, values[name], problem.inputs)
+        if beyond.any():
+            unknown[name] = beyond
+            values[name], bounds[name] = np.where(beyond, 0.0, values[name]), np.where(beyond, np.inf, bounds[name])
+    return Reference(values, bounds, unknown)
+
+
+def _is_beyond_float32(name: str, value: np.ndarray, inputs: Inputs) -> np.ndarray:
+    # h depends on an empty initial state by exp(m_0 - m_t) / d_t, where d_t may be 0 without norm_val and eps.
+    if name not in ("dC_0", "dn_0"):
+        return np.zeros(value.shape, bool)
+    empty = inputs.is_empty().reshape(inputs.lead + (1,) * (value.ndim - len(inputs.lead)))
+    return empty & ~(np.abs(value) <= np.finfo(np.float32).max)

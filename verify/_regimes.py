@@ -1,12 +1,16 @@
-"""Gate regimes: named generators of input and forget gate preactivations, hard on purpose."""
+"""Gate regimes: named generators of input and forget gate preactivations, hard on purpose.
+
+A regime may choose the queries as well, knowing everything else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from oracles import Contract, Float64, Inputs, recurrent
 from verify._parameter import split_parameter
 
 Gates = tuple[np.ndarray, np.ndarray]
@@ -21,12 +25,14 @@ class Regime:
         stresses: one sentence on what it is hard for.
         parameters: values used by the tiers; empty if the regime takes none.
         generate: (generator, shape (B, NH, S), parameter) -> (i, f), float64.
+        queries: (inputs, constants, parameter) -> q, float64; None leaves q as drawn.
     """
 
     name: str
     stresses: str
     parameters: tuple[float, ...]
     generate: Callable[[np.random.Generator, tuple[int, ...], float], Gates]
+    queries: Callable[[Inputs, Contract, float], np.ndarray] | None = None
 
 
 def _ordinary(rng: np.random.Generator, shape: tuple[int, ...], _: float) -> Gates:
@@ -79,6 +85,30 @@ def _dead_input(rng: np.random.Generator, shape: tuple[int, ...], _: float) -> G
     return i, f
 
 
+def _kept(rng: np.random.Generator, shape: tuple[int, ...], _: float) -> Gates:
+    return rng.standard_normal(shape), np.full(shape, np.inf)
+
+
+def _saturated_mix(rng: np.random.Generator, shape: tuple[int, ...], level: float) -> Gates:
+    return rng.standard_normal(shape), np.where(rng.random(shape) < 0.02, -level, level)
+
+
+def _queries_at_the_kink(inputs: Inputs, contract: Contract, distance: float) -> np.ndarray:
+    """q_t scaled so that |c q_t.n_t| = (1 +- distance) b_t, the sides alternating with t.
+
+    A q_t for which no number does that, or none that float16 could hold, stays as it is.
+    """
+    # Without norm_val and eps the denominator is |c q_t.n_t|; v, which it does not depend on, is left out.
+    states = {} if inputs.C_0 is None else {"C_0": inputs.C_0[..., :0]}
+    outputs = recurrent(Float64(), replace(inputs, v=inputs.v[..., :0], **states), Contract(eps=0.0, norm_val=0.0))
+    sides = 1.0 + distance * (-1.0) ** np.arange(inputs.q.shape[-2])
+    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+        b = contract.norm_val * (np.exp(-outputs.m) if contract.stabilize_correctly else 1.0)
+        q = inputs.q * (sides * b / outputs.n)[..., None]
+    largest = np.max(np.abs(q), axis=-1, keepdims=True)
+    return np.where((0.0 < largest) & (largest < 2.0**15), q, inputs.q)
+
+
 _ALL = (
     Regime("ordinary", "Standard normal gates: what every peer tests.", (), _ordinary),
     Regime("init", "The published initialisation, i near -10 and f from 3 to 6: nearly no input.", (), _init),
@@ -114,6 +144,20 @@ _ALL = (
     ),
     Regime("reset", "f = -inf now and then: differences of prefix sums become NaN.", (), _reset),
     Regime("dead_input", "i = -inf at the start and for a third of the tokens: the empty state.", (), _dead_input),
+    Regime("kept", "f = +inf everywhere: nothing is forgotten, and f has no gradient.", (), _kept),
+    Regime(
+        "saturated_mix",
+        "2 % of f at minus the parameter in a field of plus the parameter: differences of prefix sums drown.",
+        (30.0,),
+        _saturated_mix,
+    ),
+    Regime(
+        "kink",
+        "|q.n| next to norm_val exp(-m), by the parameter above and below: the gradient of the normalizer switches.",
+        (0.01,),
+        _ordinary,
+        _queries_at_the_kink,
+    ),
 )
 
 REGIMES: dict[str, Regime] = {regime.name: regime for regime in _ALL}
@@ -137,3 +181,10 @@ def generate_gates(text: str, rng: np.random.Generator, shape: tuple[int, ...]) 
     """(i, f) of the regime, float64, of shape (B, NH, S)."""
     name, parameter = split_parameter("regime", text, _TAKES)
     return REGIMES[name].generate(rng, shape, 0.0 if parameter is None else parameter)
+
+
+def choose_queries(text: str, inputs: Inputs, contract: Contract) -> np.ndarray | None:
+    """The queries that the regime chooses for these inputs, float64; None if it takes them as drawn."""
+    name, parameter = split_parameter("regime", text, _TAKES)
+    choose = REGIMES[name].queries
+    return None if choose is None else choose(inputs, contract, 0.0 if parameter is None else parameter)

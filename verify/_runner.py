@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 
+from oracles import NormalizerGrad
 from verify._case import Case
 from verify._errors import SuiteError
 from verify._problem import make_problem
 from verify._reference import Reference, compute_reference
-from verify._subject import Subject
-from verify._verdict import Outcome, Verdict, judge
+from verify._subject import Subject, VJPError
+from verify._verdict import Outcome, Verdict, explain_as_detached, judge, wrong_gradients
 
 # References that may wait for the subject: they can be large.
 _AHEAD = 4
@@ -51,15 +52,18 @@ def run_case(case: Case, subject: Subject, reference: Reference | None = None) -
     except Exception as error:
         # Compilers put megabytes into a message; the end of the traceback tells where.
         tail = traceback.format_exc()[-2000:]
-        summary = f"{type(error).__name__}: {error}"[:300]
+        summary = (str(error) if isinstance(error, VJPError) else f"{type(error).__name__}: {error}")[:300]
         return Result(case, Verdict(Outcome.CRASH, f"{summary}\n{tail}"), time.perf_counter() - start)
     seconds = time.perf_counter() - start
-    return Result(case, judge(case, outputs, reference or _compute_or_fail(case)), seconds)
+    verdict = judge(case, outputs, reference or _compute_or_fail(case))
+    if verdict.outcome is Outcome.INACCURATE and wrong_gradients(verdict):
+        verdict = explain_as_detached(verdict, outputs, _compute_or_fail(case, "detached"))
+    return Result(case, verdict, seconds)
 
 
-def _compute_or_fail(case: Case) -> Reference:
+def _compute_or_fail(case: Case, normalizer_grad: NormalizerGrad = "exact") -> Reference:
     try:
-        return compute_reference(case)
+        return compute_reference(case, normalizer_grad)
     except Exception as error:
         raise _reference_failed(case, error) from error
 

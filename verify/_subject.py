@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +29,20 @@ KNOWN_SUBJECTS = {
 
 # What the seed's function does when an option is not given.
 _DEFAULTS: dict[str, Any] = {"eps": 1e-6, "stabilize_correctly": True, "norm_val": 1.0}
+# The parameters that are differentiated, and the names of their gradients.
+GRADIENT_OF = {
+    **{name: f"d{name}" for name in ("q", "k", "v", "i", "f")},
+    "c_initial": "dC_0",
+    "n_initial": "dn_0",
+    "m_initial": "dm_0",
+}
 # The outputs beside h, by the option that asks for them; the second is this project's own.
 _RETURNS = {"return_last_states": ("C_last", "n_last", "m_last"), "return_normalizer": ("n", "m")}
 _INITIAL = ("c_initial", "n_initial", "m_initial")
+
+
+class VJPError(RuntimeError):
+    """``jax.vjp`` of a subject raised an error, its cause: the subject cannot be differentiated."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +72,22 @@ class Subject:
         missing = [name for name in _INITIAL if not self.accepts(name)]
         if case.initial != "none" and missing:
             return f"its signature has no {', '.join(missing)}, and the case has an initial state"
+        if case.cotangents in ("last", "all") and not self.accepts("return_last_states"):
+            return "its signature has no return_last_states, and the case differentiates the last state"
         return None
 
     def call(self, case: Case, problem: Problem) -> dict[str, np.ndarray]:
-        """Run the subject; its outputs by name: h, and C_last, n_last, m_last, n, m as far as it returns them."""
+        """Run the subject, and differentiate it if the case has cotangents.
+
+        Returns:
+            Its outputs by name: h, and C_last, n_last, m_last, n, m as far as it returns them; the
+            gradients dq, dk, dv, di, df, and dC_0, dn_0, dm_0 if the case has an initial state. No
+            gradients if the shape of an output does not fit its cotangent.
+
+        Raises:
+            VJPError: if the subject cannot be differentiated.
+            TypeError: if it does not return what it was asked for.
+        """
         import jax
         import jax.numpy as jnp
 
@@ -76,8 +100,39 @@ class Subject:
         options.update(dict.fromkeys(wanted, True))
         options = {name: value for name, value in options.items() if self.accepts(name)}
         arrays = {name: jnp.asarray(array) for name, array in problem.arrays.items()}
-        returned = jax.block_until_ready(self.function(**arrays, **options))
-        return _by_name(returned, wanted)
+        if not problem.cotangents:
+            return _by_name(jax.block_until_ready(self.function(**arrays, **options)), wanted)
+        with _vjp_errors():
+            returned, pull_back = jax.vjp(lambda arrays: self.function(**arrays, **options), arrays)
+            returned = jax.block_until_ready(returned)
+        outputs = _by_name(returned, wanted)
+        if any(outputs[name].shape != cotangent.shape for name, cotangent in problem.cotangents.items()):
+            return outputs
+        # The order of the leaves is the order of the names.
+        leaves, structure = jax.tree.flatten(returned)
+        cotangents = [
+            _cotangent_of(leaf, problem.cotangents.get(name)) for name, leaf in zip(outputs, leaves, strict=True)
+        ]
+        with _vjp_errors():
+            (gradients,) = jax.block_until_ready(pull_back(jax.tree.unflatten(structure, cotangents)))
+        return outputs | {GRADIENT_OF[name]: np.asarray(gradient) for name, gradient in gradients.items()}
+
+
+@contextlib.contextmanager
+def _vjp_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise VJPError(f"the VJP raised {type(error).__name__}: {error}") from error
+
+
+def _cotangent_of(output: Any, cotangent: np.ndarray | None) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    if not jnp.issubdtype(output.dtype, jnp.inexact):
+        return np.zeros(output.shape, jax.dtypes.float0)
+    return jnp.zeros_like(output) if cotangent is None else jnp.asarray(cotangent, output.dtype)
 
 
 def _by_name(returned: Any, wanted: list[str]) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """Which cases a tier has, and why.
 
 A tier is a list made by rules, not a Cartesian product: every regime in both modes, then one
-dimension varied at a time around a base case. What a tier leaves out is written beside it.
+dimension varied at a time around a base case. Nearly every case has all gradients. What a tier
+leaves out is written beside it.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ class Tier:
 
 
 def _smoke() -> Iterator[Case]:
-    base = Case(length=70, dhqk=32, dhhv=32, chunk_size=32)
+    base = Case(length=70, dhqk=32, dhhv=32, chunk_size=32, cotangents="all")
     for regime in regime_tokens():
         for correct in (True, False):
             yield replace(base, regime=regime, stabilize_correctly=correct)
     yield from _variations(base, lengths=(1, 31, 32, 33, 128), chunk_sizes=(16, 64, 128))
     yield replace(base, dhqk=48, dhhv=80)
     yield replace(base, dhqk=96, dhhv=16)
-    yield Case(heads=2, length=512)
+    yield Case(heads=2, length=512, cotangents="all")
 
 
 def _standard() -> Iterator[Case]:
-    base = Case(heads=2, length=512)
+    base = Case(heads=2, length=512, cotangents="all")
     for dtype in DTYPES:
         for regime in regime_tokens():
             for correct in (True, False):
@@ -73,8 +74,11 @@ def _variations(base: Case, *, lengths: tuple[int, ...], chunk_sizes: tuple[int,
     for norm_val, eps in ((10.0, 1e-6), (0.1, 1e-2), (1.0, 0.0), (0.0, 1e-6)):
         yield replace(base, norm_val=norm_val, eps=eps, regime="input_gates@-20")
         yield replace(base, norm_val=norm_val, eps=eps, stabilize_correctly=False)
+    for cotangents in ("none", "h", "last"):
+        for initial in ("none", "warm@2"):
+            yield replace(base, cotangents=cotangents, initial=initial)
     # Without norm_val and eps only the stabilizer's freedom keeps these from underflow.
-    yield replace(base, initial="empty@1000", norm_val=0.0, eps=0.0)
+    yield replace(base, initial="empty@1000", norm_val=0.0, eps=0.0, cotangents="none")
     yield replace(base, regime="input_gates@-100", norm_val=0.0, eps=0.0)
     for dtype in DTYPES:
         yield replace(base, dtype=dtype)
@@ -87,14 +91,15 @@ TIERS: dict[str, Tier] = {
         Tier(
             "smoke",
             "every regime in both modes at S=70; lengths around the chunk, chunk sizes, dims, initial states, "
-            "norm_val, eps and dtypes one at a time; made for Triton's interpreter on two cores",
+            "norm_val, eps and dtypes one at a time; all gradients, and a few cases with fewer cotangents or none; "
+            "made for Triton's interpreter on two cores",
             "S above 512, dims above 96, and the 16-bit dtypes outside of ordinary gates",
             _smoke,
         ),
         Tier(
             "standard",
-            "every regime in both modes and all dtypes at S=512, S up to 8192, dims from 16 to 512, and all of "
-            "smoke; made for a GPU",
+            "every regime in both modes and all dtypes at S=512, S up to 8192, dims from 16 to 512, all with "
+            "gradients, and all of smoke; made for a GPU",
             "S above 8192, and combinations of two unusual settings",
             _standard,
         ),

@@ -1,6 +1,6 @@
 """The verdict on a case. PROVISIONAL: to be replaced by a calibrated rule.
 
-The rule: every output has the right shape and dtype, is finite where the reference is, and has
+The rule: every output and every gradient has the right shape and dtype, is finite where the reference is, and has
 ratio <= 1, that is, no element is further from the reference than the running error bound of the
 case's dtype allows.
 
@@ -15,7 +15,7 @@ is not tuned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -24,8 +24,10 @@ from verify._case import Case
 from verify._measurement import Measurement, measure
 from verify._problem import NUMPY_DTYPES
 from verify._reference import Reference
+from verify._subject import GRADIENT_OF
 
 THRESHOLD = 1.0
+_OF_CASE_DTYPE = ("h", "dq", "dk", "dv", "di")
 
 
 class Outcome(Enum):
@@ -52,12 +54,12 @@ class Outcome(Enum):
 
 _SENTENCES = {
     Outcome.CRASH: "The subject raised an error.",
-    Outcome.WRONG_SHAPE: "An output has the wrong shape.",
-    Outcome.WRONG_DTYPE: "An output has the wrong dtype.",
-    Outcome.NONFINITE: "An output is NaN or infinite where the reference is finite.",
-    Outcome.INACCURATE: "An output is further from the reference than rounding explains.",
+    Outcome.WRONG_SHAPE: "An output or a gradient has the wrong shape.",
+    Outcome.WRONG_DTYPE: "An output or a gradient has the wrong dtype.",
+    Outcome.NONFINITE: "An output or a gradient is NaN or infinite where the reference is finite.",
+    Outcome.INACCURATE: "An output or a gradient is further from the reference than rounding explains.",
     Outcome.UNSUPPORTED: "The subject's signature lacks what the case needs; it was not run.",
-    Outcome.PASS: "Every output is within the running error bound.",
+    Outcome.PASS: "Every output and every gradient is within the running error bound.",
 }
 
 
@@ -77,7 +79,7 @@ def judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference) -> V
         if array.shape != expected:
             return Verdict(Outcome.WRONG_SHAPE, f"{name} has shape {array.shape}; expected {expected}")
     for name, array in outputs.items():
-        dtype = NUMPY_DTYPES[case.dtype if name == "h" else "float32"]
+        dtype = NUMPY_DTYPES[case.dtype if name in _OF_CASE_DTYPE else "float32"]
         if array.dtype != dtype:
             return Verdict(Outcome.WRONG_DTYPE, f"{name} is {array.dtype}; expected {dtype}")
     measurements = tuple(measure(outputs, reference))
@@ -89,3 +91,18 @@ def judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference) -> V
         return Verdict(Outcome.NONFINITE, reason, measurements)
     reason = f"{place} is {worst.got:.9g}, wanted {worst.wanted:.9g}: {worst.ratio:.3g} times the bound"
     return Verdict(Outcome.INACCURATE if worst.ratio > THRESHOLD else Outcome.PASS, reason, measurements)
+
+
+def wrong_gradients(verdict: Verdict) -> bool:
+    """Whether a gradient is further from the reference than rounding explains."""
+    gradients = (measurement for measurement in verdict.measurements if measurement.output in GRADIENT_OF.values())
+    return any(measurement.nonfinite or measurement.ratio > THRESHOLD for measurement in gradients)
+
+
+def explain_as_detached(verdict: Verdict, outputs: dict[str, np.ndarray], detached: Reference) -> Verdict:
+    """The verdict, saying so if the gradients are those of the reference with the normalizer held constant."""
+    gradients = {name: array for name, array in outputs.items() if name in GRADIENT_OF.values()}
+    if any(measured.nonfinite or measured.ratio > THRESHOLD for measured in measure(gradients, detached)):
+        return verdict
+    note = "the gradients are those with the normalizer held constant (detached), not those of the forward pass"
+    return replace(verdict, reason=f"{verdict.reason}; {note}")

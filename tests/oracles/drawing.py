@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from oracles import Contract, Inputs
+from oracles import Contract, Cotangents, Inputs
 
 GATES = ("ordinary", "huge", "dead", "reset", "both", "kept")
 STATES = ("none", "warm", "empty")
@@ -41,3 +41,11 @@ def draw(gates="ordinary", state="none", length=9, dhqk=4, dhhv=3, lead=(2,), se
         rng.standard_normal((*lead, dhqk)),
         3 * rng.standard_normal(lead),
     )
+
+
+def draw_cotangents(inputs, seed=0):
+    """N(0, 1) for h and all of the last state."""
+    rng = np.random.default_rng([seed, 1])
+    (length, dhqk, dhhv), lead = inputs.sizes, inputs.lead
+    shapes = ((length, dhhv), (dhqk, dhhv), (dhqk,), ())
+    return Cotangents(*(rng.standard_normal((*lead, *shape)) for shape in shapes))

@@ -24,6 +24,9 @@ def test_elementwise_operations(ar, x, y):
         (a * b, x * y),
         (ar.maximum(a, b), max(x, y)),
         (ar.absolute(a), abs(x)),
+        (ar.sign(a), np.sign(x)),
+        (ar.at_least(a, b), float(x >= y)),
+        (ar.at_least(a, a), 1.0),
         (ar.where(np.array([x > y]), a, b), x if x > y else y),
         (ar.exp(ar.array([x / 100])), np.exp(x / 100)),
     ):
@@ -46,6 +49,22 @@ def test_log_sigmoid(ar, f, phi):
 
 
 @every
+@pytest.mark.parametrize(
+    ("x", "sigma"),
+    [
+        (np.inf, 1.0),
+        (-np.inf, 0.0),
+        (0.0, 0.5),
+        (-30.0, np.exp(-30.0) - np.exp(-60.0)),
+        (30.0, 1.0 - np.exp(-30.0)),
+        (-700.0, np.exp(-700.0)),
+    ],
+)
+def test_sigmoid(ar, x, sigma):
+    np.testing.assert_allclose(ar.to_float64(ar.sigmoid(ar.array([x]))), [sigma], rtol=4 * 2.0**-53)
+
+
+@every
 def test_ends(ar):
     assert ar.to_float64(ar.exp(ar.array([-np.inf])))[0] == 0.0
     assert ar.to_float64(ar.divide(ar.array([0.0, 0.0, 1.0]), ar.array([0.0, np.inf, np.inf]))).tolist() == [
@@ -54,6 +73,10 @@ def test_ends(ar):
         0.0,
     ]
     assert ar.is_empty(ar.array([-np.inf, -1e4, 0.0])).tolist() == [True, False, False]
+    assert ar.to_float64(ar.sign(ar.array([-np.inf, -2.0, 0.0, 3.0]))).tolist() == [-1.0, -1.0, 0.0, 1.0]
+    empty, lower, upper = ar.array([-np.inf] * 3), ar.array([-np.inf, -1e4, 0.0]), ar.array([0.0, -np.inf, 1.0])
+    assert ar.to_float64(ar.at_least(lower, empty)).tolist() == [1.0, 1.0, 1.0]
+    assert ar.to_float64(ar.at_least(lower, upper)).tolist() == [0.0, 1.0, 0.0]
 
 
 @every
@@ -65,8 +88,48 @@ def test_matrices(ar):
     np.testing.assert_array_equal(ar.to_float64(ar.transpose(ar.array(x))), np.swapaxes(x, -1, -2))
     np.testing.assert_array_equal(ar.to_float64(ar.max(ar.array(x), -1)), x.max(-1))
     np.testing.assert_array_equal(ar.to_float64(ar.stack([ar.array(x), ar.array(x)], -1)), np.stack([x, x], -1))
+    joined = ar.concatenate([ar.array(x), ar.array(x[..., :1])])
+    np.testing.assert_array_equal(ar.to_float64(joined), np.concatenate([x, x[..., :1]], -1))
     outer = ar.to_float64(ar.outer(ar.array(x[..., 0]), ar.array(y[..., 0])))
     np.testing.assert_allclose(outer, x[:, :, None, 0] * y[:, None, :, 0], rtol=unit)
+
+
+@every
+def test_sums(ar):
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 3, 4))
+    unit = 16 * 2.0**-53  # of sums of at most 12 terms of size 1 or so
+    for got, wanted in (
+        (ar.sum(ar.array(x)), x.sum(-1)),
+        (ar.dot(ar.array(x), ar.array(y)), (x * y).sum((-2, -1))),
+        (ar.cumsum(ar.array(x), -1), np.cumsum(x, -1)),
+        (ar.cumsum(ar.array(x), 1), np.cumsum(x, 1)),
+        (ar.cumsum(ar.array(x), 0), np.cumsum(x, 0)),
+    ):
+        np.testing.assert_allclose(ar.to_float64(got), wanted, atol=unit * 8)
+
+
+def test_running_error_knows_an_open_decision():
+    ar = ARITHMETICS["RunningError"]
+    third = ar.divide(ar.array([1.0]), ar.array([3.0]))
+    difference = third - third  # 0, or what rounding made of it
+    assert ar.sign(difference).e.tolist() == [2.0]
+    assert ar.at_least(difference, ar.array([0.0])).e.tolist() == [1.0]
+    assert ar.at_least(ar.array([-np.inf]), ar.array([-np.inf])).e.tolist() == [1.0]
+    assert ar.sign(third).e.tolist() == ar.at_least(third, ar.array([0.0])).e.tolist() == [0.0]
+
+
+def test_mpmath_takes_the_numbers_of_another_context():
+    fine, coarse = MPMath(60), MPMath(20)
+    third = coarse.divide(coarse.array([1.0]), coarse.array([3.0]))
+    # Every digit of a coarser number is taken; what is done with it then has the finer precision.
+    assert fine.array(third)[0] == third[0]
+    again = fine.divide(fine.array([1.0]), fine.divide(fine.array([1.0]), fine.array(third)))
+    assert 0 < abs(fine.divide(fine.array([1.0]), fine.array([3.0])) - fine.array(third))[0] < 1e-20
+    assert abs(again - fine.array(third))[0] < 1e-59
+    # A finer number is rounded.
+    assert coarse.array(fine.divide(fine.array([1.0]), fine.array([3.0])))[0] == third[0]
+    assert coarse.array(fine.array([-np.inf]))[0] == -np.inf
 
 
 @pytest.mark.parametrize(("ar", "change"), [(Float64(), 2.0**-40), (MPMath(50), 2.0**-150)], ids=["Float64", "MPMath"])

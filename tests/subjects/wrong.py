@@ -1,10 +1,13 @@
 """Subjects that are wrong, or odd, each in one way."""
 
+import functools
 import os
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kernels.xla_chunkwise import mlstm_chunkwise_xla
 from tests.subjects.correct import mlstm
 
 
@@ -53,6 +56,59 @@ def interrupted_at_33(q, k, v, i, f):
     if q.shape[2] == 33:
         raise KeyboardInterrupt
     return mlstm(q, k, v, i, f)
+
+
+detached = functools.partial(mlstm_chunkwise_xla, normalizer_grad="detached")
+
+
+def with_other_gradients(change):
+    """``mlstm`` with ``change`` applied to the gradients of q, k, v, i, f and the initial state."""
+
+    def subject(q, k, v, i, f, c_initial=None, n_initial=None, m_initial=None, return_last_states=False):
+        def outputs(*arrays):
+            return mlstm(*arrays, return_last_states=return_last_states)
+
+        def back(arrays, cotangents):
+            return change(*jax.vjp(outputs, *arrays)[1](cotangents))
+
+        differentiable = jax.custom_vjp(outputs)
+        differentiable.defvjp(lambda *arrays: (outputs(*arrays), arrays), back)
+        return differentiable(q, k, v, i, f, c_initial, n_initial, m_initial)
+
+    return subject
+
+
+@with_other_gradients
+def shifts_df(dq, dk, dv, di, df, *of_initial):
+    """df is that of the next token."""
+    return dq, dk, dv, di, jnp.roll(df, -1, axis=-1), *of_initial
+
+
+@with_other_gradients
+def nan_in_dk(dq, dk, *others):
+    return dq, dk.at[..., 3, 1].set(jnp.nan), *others
+
+
+@with_other_gradients
+def float32_dq(dq, *others):
+    return dq.astype(jnp.float32), *others
+
+
+@with_other_gradients
+def one_token_less_of_dv(dq, dk, dv, *others):
+    return dq, dk, dv[:, :, :-1], *others
+
+
+def ignores_dC_last(*, return_last_states=False, **arguments):
+    """No gradient comes back through the last C."""
+    h, (C, n, m) = mlstm(**arguments, return_last_states=True)
+    return (h, (jax.lax.stop_gradient(C), n, m)) if return_last_states else h
+
+
+def not_differentiable(*, return_last_states=False, **arguments):
+    """Correct, but NumPy's."""
+    arguments = {name: np.asarray(x) if hasattr(x, "shape") else x for name, x in arguments.items()}
+    return mlstm(**arguments, return_last_states=return_last_states)
 
 
 def no_q(k, v, i, f):

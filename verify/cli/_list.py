@@ -21,9 +21,10 @@ list_app = typer.Typer(no_args_is_help=True, help="List cases, gate regimes or k
 def cases(
     tier: Annotated[str, typer.Option(help="Tier of cases: smoke or standard.")] = "smoke",
     k: Annotated[str | None, typer.Option("-k", help="Only ids that match: words, and, or, not, ( ).")] = None,
+    gradients: Annotated[bool, typer.Option(help="Gradients too, or the forward pass alone.")] = True,
 ) -> None:
     """The case ids of a tier, one a line on stdout; what the tier covers and leaves out on stderr."""
-    selected = select_cases(tier, [], k)
+    selected = select_cases(tier, [], k, gradients=gradients)
     for case in selected:
         print(case.id)
     stderr = Console(stderr=True, highlight=False)

@@ -29,6 +29,7 @@ def run(
     tier: Annotated[str, typer.Option(help="Tier of cases: smoke or standard.")] = "smoke",
     case: Annotated[list[str] | None, typer.Option(help="Case id, instead of a tier; may be repeated.")] = None,
     k: Annotated[str | None, typer.Option("-k", help="Only ids that match: words, and, or, not, ( ).")] = None,
+    gradients: Annotated[bool, typer.Option(help="Gradients too, or the forward pass alone.")] = True,
     subject: Annotated[str, typer.Option(help="module:callable with the seed's signature.")] = DEFAULT_SUBJECT,
     backend: Annotated[BackendOption, typer.Option(help="Where Triton kernels run.")] = BackendOption.auto,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TIME-TIER.")] = None,
@@ -36,7 +37,7 @@ def run(
     jobs: Annotated[int, typer.Option(min=0, help="Processes for references.")] = os.cpu_count() or 1,
 ) -> None:
     """Run cases against a subject and record them. Exit code 0: all passed; 1: a case failed."""
-    cases = select_cases(tier, case or [], k)
+    cases = select_cases(tier, case or [], k, gradients=gradients)
     directory = out or _default_directory(tier if not case else "cases")
     check_directory(directory)
     with _clean_stdout() if as_json else contextlib.nullcontext():

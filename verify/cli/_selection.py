@@ -1,9 +1,10 @@
-"""Which cases a command line selects: --tier, --case and -k."""
+"""Which cases a command line selects: --tier, --case, -k and --no-gradients."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from verify._case import Case
 from verify._errors import UsageError
@@ -12,13 +13,14 @@ from verify._tiers import TIERS
 _TOKEN = re.compile(r"\s*(\(|\)|[^\s()]+)")
 
 
-def select_cases(tier: str, ids: Sequence[str], expression: str | None) -> list[Case]:
+def select_cases(tier: str, ids: Sequence[str], expression: str | None, *, gradients: bool = True) -> list[Case]:
     """The cases, in order.
 
     Args:
         tier: used if no ids are given.
         ids: case ids.
         expression: parts of ids joined by and, or, not and parentheses; None keeps all.
+        gradients: False makes the forward pass alone of every case that is selected.
 
     Raises:
         UsageError: for an unknown tier, an id that does not parse, an expression that does not
@@ -27,13 +29,13 @@ def select_cases(tier: str, ids: Sequence[str], expression: str | None) -> list[
     if tier not in TIERS:
         raise UsageError(f"--tier is {tier!r}; expected one of {', '.join(TIERS)}.")
     cases = [Case.parse(text) for text in ids] or TIERS[tier].cases()
-    if expression is None:
-        return cases
-    matches = _Expression(expression)
-    selected = [case for case in cases if matches(case.id)]
-    if not selected:
-        raise UsageError(f"-k {expression!r} selects none of {len(cases)} cases; see mlstm-verify list cases.")
-    return selected
+    if expression is not None:
+        matches = _Expression(expression)
+        selected = [case for case in cases if matches(case.id)]
+        if not selected:
+            raise UsageError(f"-k {expression!r} selects none of {len(cases)} cases; see mlstm-verify list cases.")
+        cases = selected
+    return cases if gradients else list(dict.fromkeys(replace(case, cotangents="none") for case in cases))
 
 
 class _Expression:
