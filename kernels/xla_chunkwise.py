@@ -23,7 +23,6 @@ import numpy as np
 
 from kernels.triton_stablef._arguments import check_arguments, kernel_dtype
 
-NORMALIZER_GRADS = ("exact", "detached")
 _FLT_MIN = 1.1754944e-38
 
 
@@ -77,9 +76,8 @@ def mlstm_chunkwise_xla(
         chunk_size=chunk_size,
         norm_val=norm_val,
         input_precision="ieee",
+        normalizer_grad=normalizer_grad,
     )
-    if normalizer_grad not in NORMALIZER_GRADS:
-        raise ValueError(f"normalizer_grad is {normalizer_grad!r}; expected one of {', '.join(NORMALIZER_GRADS)}.")
     options = _Options(
         int(chunk_size), dtype, float(eps), float(norm_val), bool(stabilize_correctly), normalizer_grad == "exact"
     )

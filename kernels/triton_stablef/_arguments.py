@@ -10,6 +10,7 @@ import numpy as np
 
 KERNEL_DTYPES = ("float32", "float16", "bfloat16")
 INPUT_PRECISIONS = ("ieee", "tf32", "tf32x3")
+NORMALIZER_GRADS = ("exact", "detached")
 MIN_CHUNK, MAX_CHUNK = 16, 256
 MIN_DIM, MAX_DIM = 16, 512
 
@@ -42,6 +43,7 @@ def check_arguments(
     chunk_size: int,
     norm_val: float,
     input_precision: str,
+    normalizer_grad: str,
 ) -> None:
     """Raise ValueError or TypeError for anything that the kernels cannot serve."""
     if np.ndim(q) != 4:
@@ -65,6 +67,8 @@ def check_arguments(
     _check_not_negative("norm_val", norm_val)
     if input_precision not in INPUT_PRECISIONS:
         raise ValueError(f"input_precision is {input_precision!r}; expected one of {', '.join(INPUT_PRECISIONS)}.")
+    if normalizer_grad not in NORMALIZER_GRADS:
+        raise ValueError(f"normalizer_grad is {normalizer_grad!r}; expected one of {', '.join(NORMALIZER_GRADS)}.")
     _check_initial_state(c_initial, n_initial, m_initial, (batch, heads, dhqk, dhhv))
 
 

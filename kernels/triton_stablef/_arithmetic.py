@@ -55,6 +55,13 @@ def finite_or_zero(m):
 
 
 @triton.jit
+def sigmoid_of_minus(f):
+    """sigma(-f) = d phi / d f, which 1 - sigma(f) would round to 0 from f = 17 on."""
+    x = tl.exp(-tl.abs(f))
+    return tl.where(f < 0.0, 1.0, x) / (1.0 + x)
+
+
+@triton.jit
 def advance(phi_left, i_left, phi_right, i_right):
     """Composition of two steps m -> max(phi + m, i): additions and a maximum, never a difference."""
     return phi_left + phi_right, tl.maximum(i_left + phi_right, i_right)
@@ -103,3 +110,19 @@ def dot(a, b, OPERANDS: tl.constexpr, INTERPRET: tl.constexpr):
     else:
         result = tl.dot(a, b, input_precision=OPERANDS)
     return result
+
+
+@triton.jit
+def causal_dot(weights, x, REVERSE: tl.constexpr, OPERANDS: tl.constexpr, INTERPRET: tl.constexpr):
+    """weights @ x for lower (REVERSE: upper) triangular weights of one chunk.
+
+    A masked 0 times a NaN would reach rows that do not see it, so what is not finite in x is taken out of
+    the product and put back where the triangle lets it through.
+    """
+    x = x.to(tl.float32)
+    finite = (x - x) == 0.0
+    product = dot(weights, tl.where(finite, x, 0.0), OPERANDS, INTERPRET)
+    poisoned = tl.where(finite, 0, 1)
+    if tl.sum(tl.sum(poisoned, axis=1), axis=0) > 0:
+        product = tl.where(tl.cumsum(poisoned, axis=0, reverse=REVERSE) > 0, float("nan"), product)
+    return product

@@ -1,26 +1,27 @@
-"""Backward kernel 2: dq, dk and the shares of the gates, every chunk in parallel.
+"""Backward kernel 3: dq, dk and what the pairs of one block say about the gates, one block of columns each.
 
-One program has one chunk and one block of the key dimension. For rows j and sources s <= j of the
-chunk, entering state C_k and gradient dC_{k+1} of the leaving one (docs/method.md, section 12):
+For the tokens of one block k, with x_j = dh_j / d_j (docs/method.md, section 12):
 
-    P_{j,s} = c W_{j,s} (dh_j.v_s + y_j) / d'_j              y_j stands for -A_j s_j (dh_j.h_j)
-    R_j     = (c g_j / d'_j) (C_k dh_j + y_j n_k)            U_s = omega_s (dC_{k+1} v_s + dn_{k+1})
-    dq_j    = R_j + sum_{s <= j} P_{j,s} k_s                 dk_s = U_s + sum_{j >= s} P_{j,s} q_j
+    P_{j,s} = W_{j,s} (x_j.v_s + gamma_j)      R_j = C_k x_j + gamma_j n_k      U_s = D_{k+1} v_s + E_{k+1}
+    dq_j    = c sum_s P_{j,s} k_s + c g_j R_j
+    dk_s    = c sum_j P_{j,s} q_j + omega_s U_s                  omega_s = exp(sigma_s + (i_s - m'_{k+1}))
 
-The log forget gate at j takes part in every pair of a source before j and a target at j or after it.
-G_{j,s} = P_{j,s} (q_j.k_s), and only additions:
+The gate gradients sum over pairs (target, source), and every pair is linear in q.k, so that each block of
+columns of q and k has its own share. Nothing is subtracted:
 
-    dphi_j = sum_{s < j <= t} G_{t,s} + sum_{t >= j} q_t.R_t + sum_{s < j} k_s.U_s + Gamma (<dC_{k+1}, C_k> + dn_{k+1}.n_k)
-
-A program adds up its own share of q_j.k_s and of the products with R, U and C; the shares of all
-blocks are summed by the caller. The terms with s < j are running sums up to j - 1, so that they are
-stored one token later: nothing is taken away from them.
+    G_{j,s} = c (q_j.k_s) P_{j,s}              inside the block
+    rho_j   = c g_j q_j.R_j                    an earlier source, this target
+    ups_s   = omega_s k_s.U_s                  this source, a later target or the last state
+    chi     = Gamma (<D_{k+1}, C_k> + E_{k+1}.n_k)               earlier source, later target
+    di_s    = sum_j G_{j,s} + ups_s
+    dphi_j  = sum_{s < j <= t} G_{t,s} + sum_{t >= j} rho_t + sum_{s < j} ups_s + chi
 """
 
 import triton
 import triton.language as tl
 
-from kernels.triton_stablef._arithmetic import dot, finite_or_zero, log_sigmoid, to_storage
+from kernels.triton_stablef._arithmetic import causal_dot, dot, finite_or_zero, log_sigmoid, to_storage
+from kernels.triton_stablef._fw_parallel import load_tile, pair_weights
 
 
 @triton.jit
@@ -28,120 +29,105 @@ def mlstm_chunkwise_bw_parallel_qk(
     matQ,  # (B, NH, S, DHQK) storage dtype
     matK,  # (B, NH, S, DHQK) storage dtype
     matV,  # (B, NH, S, DHHV) storage dtype
-    matDH,  # (B, NH, S, DHHV) storage dtype
+    matDeltaH,  # (B, NH, S, DHHV) storage dtype
     vecI,  # (B, NH, S) storage dtype
     vecF,  # (B, NH, S) float32
-    vecMinner,  # (B, NH, S) float32, m'_t
-    vecInverse,  # (B, NH, S) float32, 1 / d'_t
-    vecY,  # (B, NH, S) float32, -A_t s_t y_t
-    scaMinner_initial,  # (B, NH) float32
-    matC_states,  # (B, NH, NC, DHQK, DHHV) float32, entering
-    vecN_states,  # (B, NH, NC, DHQK) float32, entering
-    matDC_states,  # (B, NH, NC, DHQK, DHHV) float32, leaving
-    vecDN_states,  # (B, NH, NC, DHQK) float32, leaving
+    vecBeta,  # (B, NH, S) float32
+    vecSigma,  # (B, NH, S) float32
+    vecMinner,  # (B, NH, S) float32
+    vecInvD,  # (B, NH, S) float32
+    vecGamma,  # (B, NH, S) float32
+    matC_states,  # (B, NH, NB, DHQK, DHHV)
+    vecN_states,  # (B, NH, NB, DHQK) float32
+    scaMinner_states,  # (B, NH, NB) float32
+    matDeltaC_states,  # (B, NH, NB, DHQK, DHHV)
+    vecDeltaN_states,  # (B, NH, NB, DHQK) float32
     S,
-    BNH,  # B * NH
-    qk_scale,  # c = DHQK^-1/2
-    matDQ,  # (B, NH, S, DHQK) dtype of the gradient
-    matDK,  # (B, NH, S, DHQK) dtype of the gradient
-    vecDI,  # (blocks of DHQK, B, NH, S) float32, share of k_t.dk_t
-    vecDPhi_here,  # (blocks of DHQK, B, NH, S) float32, share of dphi_t
-    vecDPhi_before,  # (blocks of DHQK, B, NH, S) float32, share of dphi_t from the sums over s < t
+    qk_scale,
+    share_stride,  # B NH S
+    matDeltaQ,  # (B, NH, S, DHQK)
+    matDeltaK,  # (B, NH, S, DHQK)
+    vecShareI,  # (NUM_SHARES, B, NH, S) float32, of di
+    vecSharePhi,  # (NUM_SHARES, B, NH, S) float32, of dphi
     DHQK: tl.constexpr,
     DHHV: tl.constexpr,
-    CHUNK: tl.constexpr,
+    BLOCK_L: tl.constexpr,
     BLOCK_QK: tl.constexpr,
     BLOCK_HV: tl.constexpr,
     OPERANDS: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
     num_qk: tl.constexpr = (DHQK + BLOCK_QK - 1) // BLOCK_QK
-    num_chunks = (S + CHUNK - 1) // CHUNK
+    num_blocks = (S + BLOCK_L - 1) // BLOCK_L
     pid = tl.program_id(0)
     idx_qk = pid % num_qk
-    idx_chunk = (pid // num_qk) % num_chunks
-    idx_head = (pid // num_qk // num_chunks).to(tl.int64)
-    chunk = idx_head * num_chunks + idx_chunk
+    idx_block = (pid // num_qk) % num_blocks
+    idx_head = (pid // num_qk // num_blocks).to(tl.int64)
+    block = idx_head * num_blocks + idx_block
 
-    step = tl.arange(0, CHUNK)
+    step = tl.arange(0, BLOCK_L)
     qk = idx_qk * BLOCK_QK + tl.arange(0, BLOCK_QK)
     in_qk = qk < DHQK
-    token = idx_chunk * CHUNK + step
+    token = idx_block * BLOCK_L + step
     in_rows = token < S
     row = idx_head * S + token
-    rows_qk = row[:, None] * DHQK + qk[None, :]
-    in_rows_qk = in_rows[:, None] & in_qk[None, :]
 
-    # Over the value dimension: dh_j.v_s, C_k dh_j, dC v_s, <dC, C>.
-    pairs = tl.zeros((CHUNK, CHUNK), tl.float32)
-    from_state = tl.zeros((CHUNK, BLOCK_QK), tl.float32)
-    to_state = tl.zeros((CHUNK, BLOCK_QK), tl.float32)
+    pairs = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
+    from_state = tl.zeros((BLOCK_L, BLOCK_QK), tl.float32)
+    to_state = tl.zeros((BLOCK_L, BLOCK_QK), tl.float32)
     straddling = tl.zeros((BLOCK_QK,), tl.float32)
     for idx_hv in range((DHHV + BLOCK_HV - 1) // BLOCK_HV):
         hv = idx_hv * BLOCK_HV + tl.arange(0, BLOCK_HV)
         in_hv = hv < DHHV
-        in_rows_hv = in_rows[:, None] & in_hv[None, :]
-        in_state = in_qk[:, None] & in_hv[None, :]
-        entries = chunk * (DHQK * DHHV) + qk[:, None] * DHHV + hv[None, :]
-        dh = tl.load(matDH + row[:, None] * DHHV + hv[None, :], mask=in_rows_hv, other=0.0)
-        v = tl.load(matV + row[:, None] * DHHV + hv[None, :], mask=in_rows_hv, other=0.0)
-        matC = tl.load(matC_states + entries, mask=in_state, other=0.0)
-        matDC = tl.load(matDC_states + entries, mask=in_state, other=0.0)
+        dh = load_tile(matDeltaH, row, hv, in_rows, in_hv, DHHV)
+        v = load_tile(matV, row, hv, in_rows, in_hv, DHHV)
+        state = load_tile(matC_states + block * (DHQK * DHHV), qk, hv, in_qk, in_hv, DHHV)
+        delta = load_tile(matDeltaC_states + block * (DHQK * DHHV), qk, hv, in_qk, in_hv, DHHV)
         pairs += dot(dh, tl.trans(v), OPERANDS, INTERPRET)
-        from_state += dot(dh, tl.trans(matC), OPERANDS, INTERPRET)
-        to_state += dot(v, tl.trans(matDC), OPERANDS, INTERPRET)
-        straddling += tl.sum(matC * matDC, axis=1)
-    n = tl.load(vecN_states + chunk * DHQK + qk, mask=in_qk, other=0.0)
-    dn = tl.load(vecDN_states + chunk * DHQK + qk, mask=in_qk, other=0.0)
-    y = tl.load(vecY + row, mask=in_rows, other=0.0)
-    from_state += y[:, None] * n[None, :]
-    to_state += dn[None, :]
-    straddling += n * dn
+        from_state += dot(dh, tl.trans(state), OPERANDS, INTERPRET)
+        to_state += dot(v, tl.trans(delta), OPERANDS, INTERPRET)
+        straddling += tl.sum(state.to(tl.float32) * delta.to(tl.float32), axis=1)
 
     phi = log_sigmoid(tl.load(vecF + row, mask=in_rows, other=float("inf")))
     i = tl.load(vecI + row, mask=in_rows, other=float("-inf")).to(tl.float32)
-    inner = finite_or_zero(tl.load(vecMinner + row, mask=in_rows, other=0.0))
-    inverse = tl.load(vecInverse + row, mask=in_rows, other=0.0) * qk_scale
-    inner_entering = tl.load(scaMinner_initial + idx_head)
-    if idx_chunk > 0:
-        inner_entering = tl.load(vecMinner + idx_head * S + idx_chunk * CHUNK - 1)
-    last = tl.minimum((idx_chunk + 1) * CHUNK, S) - 1
-    inner_leaving = finite_or_zero(tl.load(vecMinner + idx_head * S + last))
+    beta = tl.load(vecBeta + row, mask=in_rows, other=0.0)
+    sigma = tl.load(vecSigma + row, mask=in_rows, other=0.0)
+    inner = finite_or_zero(tl.load(vecMinner + row, mask=in_rows, other=float("inf")))
+    inverse = tl.load(vecInvD + row, mask=in_rows, other=0.0)
+    gamma = tl.load(vecGamma + row, mask=in_rows, other=0.0)
+    last = idx_head * S + tl.minimum(idx_block * BLOCK_L + BLOCK_L, S) - 1
+    inner_next = finite_or_zero(tl.load(vecMinner + last))
+    entering = tl.load(scaMinner_states + block)
+    n = tl.load(vecN_states + block * DHQK + qk, mask=in_qk, other=0.0)
+    delta_n = tl.load(vecDeltaN_states + block * DHQK + qk, mask=in_qk, other=0.0)
+    q = load_tile(matQ, row, qk, in_rows, in_qk, DHQK)
+    k = load_tile(matK, row, qk, in_rows, in_qk, DHQK)
 
-    beta = tl.cumsum(phi, axis=0)
-    g = tl.exp(tl.where(in_rows, beta + (inner_entering - inner), float("-inf"))) * inverse
-    has_next = (step + 1 < CHUNK) & (token + 1 < S)
-    phi_next = log_sigmoid(tl.load(vecF + row + 1, mask=has_next, other=float("inf")))
-    sigma = tl.cumsum(phi_next, axis=0, reverse=True)
-    omega = tl.exp(sigma + (i - inner_leaving))
-    from_state = from_state * g[:, None]
-    to_state = to_state * omega[:, None]
-    through = tl.exp(tl.sum(phi, axis=0) + (inner_entering - inner_leaving)) * tl.sum(straddling, axis=0)
+    weights, seen = pair_weights(phi, i, inner, step)
+    pairs = tl.where(seen, weights * (pairs * inverse[:, None] + gamma[:, None]), 0.0)
+    carry = tl.exp(beta + (entering - inner)) * qk_scale
+    # What does not see the entering state must not meet an overflow of 1 / d.
+    carry_x, carry_gamma = tl.where(carry == 0.0, 0.0, carry * inverse), tl.where(carry == 0.0, 0.0, carry * gamma)
+    from_state = from_state * carry_x[:, None] + carry_gamma[:, None] * n[None, :]
+    omega = tl.exp(sigma + (i - inner_next))
+    to_state = (to_state + delta_n[None, :]) * omega[:, None]
 
-    causal = step[None, :] <= step[:, None]
-    triangle = tl.cumsum(tl.where(step[None, :] < step[:, None], phi[:, None], 0.0), axis=0)
-    weights = tl.exp(tl.where(causal, triangle + (i[None, :] - inner[:, None]), float("-inf")))
-    pairs = tl.where(causal, weights * ((pairs + y[:, None]) * inverse[:, None]), 0.0)
+    dq = causal_dot(pairs, k, False, OPERANDS, INTERPRET) * qk_scale + from_state
+    dk = causal_dot(tl.trans(pairs), q, True, OPERANDS, INTERPRET) * qk_scale + to_state
+    entries = row[:, None] * DHQK + qk[None, :]
+    in_tile = in_rows[:, None] & in_qk[None, :]
+    tl.store(matDeltaQ + entries, to_storage(dq, matDeltaQ.dtype.element_ty, INTERPRET), mask=in_tile)
+    tl.store(matDeltaK + entries, to_storage(dk, matDeltaK.dtype.element_ty, INTERPRET), mask=in_tile)
 
-    q = tl.load(matQ + rows_qk, mask=in_rows_qk, other=0.0)
-    k = tl.load(matK + rows_qk, mask=in_rows_qk, other=0.0)
-    # A NaN in q_t is in P_{t,s} for s <= t already; a masked 0 times a NaN would reach later sources.
-    q_finite = tl.where((q - q) == 0.0, q, 0.0)
-    dq = from_state + dot(pairs, k, OPERANDS, INTERPRET)
-    dk = to_state + dot(tl.trans(pairs), q_finite, OPERANDS, INTERPRET)
-    tl.store(matDQ + rows_qk, to_storage(dq, matDQ.dtype.element_ty, INTERPRET), mask=in_rows_qk)
-    tl.store(matDK + rows_qk, to_storage(dk, matDK.dtype.element_ty, INTERPRET), mask=in_rows_qk)
-
-    product = dot(q, tl.trans(k), OPERANDS, INTERPRET)
-    before = tl.where(step[None, :] < step[:, None], pairs * product, 0.0)
-    sums = tl.cumsum(before, axis=1)
-    across = tl.sum(tl.where(step[None, :] < step[:, None], sums, 0.0), axis=0)
-    q = q.to(tl.float32)
-    k = k.to(tl.float32)
-    here = tl.cumsum(tl.sum(q * from_state, axis=1), axis=0, reverse=True) + through
-    across += tl.cumsum(tl.sum(k * to_state, axis=1), axis=0)
-    share = (idx_qk * BNH).to(tl.int64) * S + row
-    tl.store(vecDI + share, tl.sum(k * dk, axis=1), mask=in_rows)
-    tl.store(vecDPhi_here + share, here, mask=in_rows)
-    tl.store(vecDPhi_before + share + 1, across, mask=has_next)
-    tl.store(vecDPhi_before + share, tl.zeros((CHUNK,), tl.float32), mask=in_rows & (step == 0))
+    shares = dot(q, tl.trans(k), OPERANDS, INTERPRET) * qk_scale
+    shares = tl.where(seen, shares * pairs, 0.0)
+    rho = tl.sum(q.to(tl.float32) * from_state, axis=1)
+    upsilon = tl.sum(k.to(tl.float32) * to_state, axis=1)
+    keep = tl.exp(tl.load(vecBeta + last) + (entering - inner_next))
+    chi = tl.where(keep == 0.0, 0.0, keep * tl.sum(straddling + delta_n * n, axis=0))
+    # Sums over the targets t >= j, and then over the sources s < j.
+    later = tl.cumsum(shares, axis=0, reverse=True) + upsilon[None, :]
+    inside = tl.sum(tl.where(step[None, :] < step[:, None], later, 0.0), axis=1)
+    share = idx_qk.to(tl.int64) * share_stride + row
+    tl.store(vecShareI + share, tl.sum(shares, axis=0) + upsilon, mask=in_rows)
+    tl.store(vecSharePhi + share, inside + tl.cumsum(rho, axis=0, reverse=True) + chi, mask=in_rows)

@@ -1,4 +1,4 @@
-"""The forward pass: both kernels behind one function, for inputs that are already cast and checked."""
+"""The forward pass: its kernels behind one function, for inputs that are already cast and checked."""
 
 from __future__ import annotations
 
@@ -12,9 +12,102 @@ import numpy as np
 from kernels.launch import launch
 from kernels.triton_stablef._fw_parallel import mlstm_chunkwise_fw_parallel
 from kernels.triton_stablef._fw_recurrent import mlstm_chunkwise_fw_recurrent
-from kernels.triton_stablef._tiles import tiles
+from kernels.triton_stablef._gates import mlstm_chunkwise_gates
+from kernels.triton_stablef._tiles import block_l, tiles
 
 _OPERANDS = {"float16": "fp16", "bfloat16": "bf16"}
+
+
+class Options(NamedTuple):
+    """What is fixed when a call is compiled; see ``mlstm_chunkwise_triton_stablef``."""
+
+    eps: float = 1e-6
+    chunk_size: int = 64
+    stabilize_correctly: bool = True
+    norm_val: float = 1.0
+    input_precision: str = "ieee"
+    normalizer_grad: str = "exact"
+    recompute_states_in_bw: bool = True
+
+    @property
+    def log_norm_val(self) -> np.float32:
+        """log(norm_val), -inf for 0."""
+        return np.float32(math.log(self.norm_val) if self.norm_val > 0 else -math.inf)
+
+
+class Arrays(NamedTuple):
+    """The inputs, cast to what the kernels read.
+
+    Attributes:
+        matQ, matK: (B, NH, S, DHQK), float32, float16 or bfloat16: the storage dtype.
+        matV: (B, NH, S, DHHV), storage dtype.
+        vecI: (B, NH, S), storage dtype.
+        vecF: (B, NH, S), float32.
+        matC_initial: (B, NH, DHQK, DHHV), float32, or None with the next two.
+        vecN_initial: (B, NH, DHQK), float32.
+        scaM_initial: (B, NH), float32, natural-log units.
+    """
+
+    matQ: jax.Array
+    matK: jax.Array
+    matV: jax.Array
+    vecI: jax.Array
+    vecF: jax.Array
+    matC_initial: jax.Array | None = None
+    vecN_initial: jax.Array | None = None
+    scaM_initial: jax.Array | None = None
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """B, NH, S, DHQK, DHHV."""
+        batch, heads, length, dhqk = self.matQ.shape
+        return batch, heads, length, dhqk, self.matV.shape[-1]
+
+    def float32(self, *shape: int) -> jax.ShapeDtypeStruct:
+        """What a kernel returns in float32, (B, NH, *shape)."""
+        return jax.ShapeDtypeStruct((*self.matQ.shape[:2], *shape), jnp.float32)
+
+    def operand(self, *shape: int) -> jax.ShapeDtypeStruct:
+        """What enters nothing but dots, in the dtype that they round it to: float16 enters as TF32."""
+        dtype = jnp.bfloat16 if self.matQ.dtype == jnp.bfloat16 else jnp.float32
+        return jax.ShapeDtypeStruct((*self.matQ.shape[:2], *shape), dtype)
+
+    def launch_options(self, kernel: str, options: Options) -> dict[str, Any]:
+        """The tile and the dot mode of a kernel, and its launch options."""
+        *_, dhqk, dhhv = self.sizes
+        tile = tiles(kernel, dhqk, dhhv, self.matQ.dtype.itemsize)
+        return {
+            "DHQK": dhqk,
+            "DHHV": dhhv,
+            "BLOCK_L": block_l(options.chunk_size),
+            "BLOCK_QK": tile.block_qk,
+            "BLOCK_HV": tile.block_hv,
+            "OPERANDS": _OPERANDS.get(self.matQ.dtype.name, options.input_precision),
+            "num_warps": tile.num_warps,
+            "num_stages": tile.num_stages,
+        }
+
+
+class States(NamedTuple):
+    """What the recurrence of the forward pass leaves behind.
+
+    Attributes:
+        vecBeta, vecSigma: (B, NH, S) float32, the sums of the gates inside each block.
+        matC, vecN, scaMinner: (B, NH, NK, ...), the state that enters each stretch of kept tokens, relative to m'.
+        vecM, vecMinner: (B, NH, S) float32, the stabilizers m_t and m'_t, natural-log units.
+        matC_last, vecN_last, scaM_last: the last state in float32, relative to its m.
+    """
+
+    vecBeta: jax.Array
+    vecSigma: jax.Array
+    matC: jax.Array
+    vecN: jax.Array
+    scaMinner: jax.Array
+    vecM: jax.Array
+    vecMinner: jax.Array
+    matC_last: jax.Array
+    vecN_last: jax.Array
+    scaM_last: jax.Array
 
 
 class Forward(NamedTuple):
@@ -22,108 +115,99 @@ class Forward(NamedTuple):
 
     Attributes:
         matH: (B, NH, S, DHHV), storage dtype.
-        matC_last: (B, NH, DHQK, DHHV) float32, relative to scaM_last.
-        vecN_last: (B, NH, DHQK) float32, relative to scaM_last.
-        scaM_last: (B, NH) float32, natural-log units.
-        vecN: (B, NH, S) float32, the denominators d_t relative to vecM.
-        vecM: (B, NH, S) float32, the definition's stabilizers m_t, natural-log units.
+        vecN: (B, NH, S) float32, the denominators d_t relative to m_t.
+        vecA: (B, NH, S) float32, c q_t.n_t relative to m'_t.
+        states: the states.
     """
 
     matH: jax.Array
-    matC_last: jax.Array
-    vecN_last: jax.Array
-    scaM_last: jax.Array
     vecN: jax.Array
-    vecM: jax.Array
+    vecA: jax.Array
+    states: States
 
 
-def mlstm_chunkwise_fw(
-    matQ: jax.Array,
-    matK: jax.Array,
-    matV: jax.Array,
-    vecI: jax.Array,
-    vecF: jax.Array,
-    matC_initial: jax.Array | None = None,
-    vecN_initial: jax.Array | None = None,
-    scaM_initial: jax.Array | None = None,
-    *,
-    eps: float = 1e-6,
-    chunk_size: int = 64,
-    stabilize_correctly: bool = True,
-    norm_val: float = 1.0,
-    input_precision: str = "ieee",
-) -> Forward:
-    """Run the recurrent and the parallel kernel.
+def mlstm_chunkwise_fw(arrays: Arrays, options: Options, keep: int | None = None) -> Forward:
+    """Run the forward kernels.
 
     Args:
-        matQ: (B, NH, S, DHQK), float32, float16 or bfloat16.
-        matK: (B, NH, S, DHQK), the dtype of matQ.
-        matV: (B, NH, S, DHHV), the dtype of matQ.
-        vecI: (B, NH, S) input gate preactivations, the dtype of matQ.
-        vecF: (B, NH, S) forget gate preactivations, float32.
-        matC_initial, vecN_initial, scaM_initial: float32 state, all three or none.
-        eps, chunk_size, stabilize_correctly, norm_val, input_precision: as in
-            ``mlstm_chunkwise_triton_stablef``.
+        arrays: the inputs.
+        options: the constants.
+        keep: tokens between two kept states; the chunk size unless given, which it must divide.
 
     Source: docs/method.md, section 3; Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024, eqs. 19-27.
     """
-    batch, heads, length, dhqk = matQ.shape
-    dhhv = matV.shape[-1]
-    num_chunks = -(-length // chunk_size)
-    tile = tiles(chunk_size, dhqk, dhhv, matQ.dtype.itemsize)
-    options: dict[str, Any] = {
-        "DHQK": dhqk,
-        "DHHV": dhhv,
-        "CHUNK": chunk_size,
-        "BLOCK_L": tile.block_l,
-        "BLOCK_QK": tile.block_qk,
-        "BLOCK_HV": tile.block_hv,
-        "OPERANDS": _OPERANDS.get(matQ.dtype.name, input_precision),
-        "num_warps": tile.num_warps,
-        "num_stages": tile.num_stages,
-    }
-    blocks_qk, blocks_hv = -(-dhqk // tile.block_qk), -(-dhhv // tile.block_hv)
-
-    def float32(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch, heads, *shape), jnp.float32)
-
-    state = _entering_state(matC_initial, vecN_initial, scaM_initial, (batch, heads, dhqk, dhhv))
-    matC, vecN, inner, vecM, vecInner, matC_last, vecN_last, scaM_last = launch(
-        mlstm_chunkwise_fw_recurrent,
-        (matK, matV, vecI, vecF, *state, length),
-        (
-            float32(num_chunks, dhqk, dhhv),
-            float32(num_chunks, dhqk),
-            float32(num_chunks),
-            float32(length),
-            float32(length),
-            float32(dhqk, dhhv),
-            float32(dhqk),
-            float32(),
-        ),
-        programs=batch * heads * blocks_qk * blocks_hv,
-        **options,
-    )
-    log_norm_val = math.log(norm_val) if norm_val > 0 else -math.inf
-    scalars = (length, np.float32(dhqk**-0.5), np.float32(log_norm_val), np.float32(eps))
-    matH, normalizer = launch(
+    batch, heads, length, dhqk, dhhv = arrays.sizes
+    keep = options.chunk_size if keep is None else keep
+    states = run_recurrence(arrays, options, keep)
+    constants = arrays.launch_options("fw_parallel", options)
+    blocks = -(-length // options.chunk_size) * (options.chunk_size // constants["BLOCK_L"])
+    matH, vecN, vecA = launch(
         mlstm_chunkwise_fw_parallel,
-        (matQ, matK, matV, vecI, vecF, matC, vecN, inner, vecM, vecInner, *scalars),
-        (jax.ShapeDtypeStruct(matV.shape, matQ.dtype), float32(length)),
-        programs=batch * heads * num_chunks * (chunk_size // tile.block_l) * blocks_hv,
-        STABILIZE_CORRECTLY=stabilize_correctly,
-        **options,
+        (
+            *arrays[:5],
+            *(states.vecBeta, states.vecSigma, states.matC, states.vecN, states.scaMinner),
+            *(states.vecM, states.vecMinner, length),
+            *(np.float32(dhqk**-0.5), options.log_norm_val, np.float32(options.eps)),
+        ),
+        (
+            jax.ShapeDtypeStruct(arrays.matV.shape, arrays.matQ.dtype),
+            arrays.float32(length),
+            arrays.float32(length),
+        ),
+        programs=batch * heads * blocks * -(-dhhv // constants["BLOCK_HV"]),
+        CHUNK=options.chunk_size,
+        KEEP=keep,
+        STABILIZE_CORRECTLY=options.stabilize_correctly,
+        **constants,
     )
-    return Forward(matH, matC_last, vecN_last, scaM_last, normalizer, vecM)
+    return Forward(matH, vecN, vecA, states)
 
 
-def _entering_state(
-    matC: jax.Array | None, vecN: jax.Array | None, scaM: jax.Array | None, sizes: tuple[int, int, int, int]
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    # C_0, n_0, m_0 and m'_0, which is -inf where the state is empty (docs/method.md, section 1).
-    batch, heads = sizes[:2]
+def run_recurrence(arrays: Arrays, options: Options, keep: int) -> States:
+    """Run the kernels of the gates and of the recurrence, which keeps a state every ``keep`` tokens."""
+    batch, heads, length, dhqk, dhhv = arrays.sizes
+    constants = arrays.launch_options("fw_recurrent", options)
+    size, kept = constants["BLOCK_L"], -(-length // keep)
+    vecBeta, vecSigma, vecBest = launch(
+        mlstm_chunkwise_gates,
+        (arrays.vecI, arrays.vecF, length),
+        (arrays.float32(length),) * 3,
+        programs=batch * heads * -(-length // size),
+        num_warps=1,
+        num_stages=1,
+        BLOCK_L=size,
+    )
+    outputs = launch(
+        mlstm_chunkwise_fw_recurrent,
+        (
+            *(arrays.matK, arrays.matV, arrays.vecI),
+            *(vecBeta, vecSigma, vecBest, *entering_state(arrays)),
+            length,
+        ),
+        (
+            arrays.operand(kept, dhqk, dhhv),
+            arrays.float32(kept, dhqk),
+            arrays.float32(kept),
+            arrays.float32(length),
+            arrays.float32(length),
+            arrays.float32(dhqk, dhhv),
+            arrays.float32(dhqk),
+            arrays.float32(),
+        ),
+        programs=batch * heads * -(-dhqk // constants["BLOCK_QK"]) * -(-dhhv // constants["BLOCK_HV"]),
+        KEEP=keep,
+        **constants,
+    )
+    return States(vecBeta, vecSigma, *outputs)
+
+
+def entering_state(arrays: Arrays) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """C_0, n_0, m_0 and m'_0, which is -inf where the state is empty (docs/method.md, section 1)."""
+    batch, heads, _, dhqk, dhhv = arrays.sizes
+    matC, vecN, scaM = arrays[5:]
     if matC is None or vecN is None or scaM is None:
         zero = jnp.zeros((batch, heads), jnp.float32)
-        return jnp.zeros(sizes, jnp.float32), jnp.zeros(sizes[:3], jnp.float32), zero, zero - jnp.inf
+        matC, vecN = (jnp.zeros((batch, heads, *shape), jnp.float32) for shape in ((dhqk, dhhv), (dhqk,)))
+        return matC, vecN, zero, zero - jnp.inf
     occupied = jnp.any(matC != 0, axis=(2, 3)) | jnp.any(vecN != 0, axis=2)
     return matC, vecN, scaM, jnp.where(occupied, scaM, -jnp.inf)

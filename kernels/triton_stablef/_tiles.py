@@ -1,35 +1,60 @@
-"""Tile sizes, warps and stages of each kernel: the one table to tune."""
+"""Tile sizes, warps and stages of each kernel: the one table to tune.
+
+A tile is what one program holds: BLOCK_L tokens by BLOCK_QK columns of the key dimension and BLOCK_HV of the
+value dimension. Blocks are powers of two from 16; a dimension below its block gets the next power of two.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_BLOCK_L = 64
+
 
 @dataclass(frozen=True)
 class Tiles:
-    """Rows of a step, columns of the key and the value dimension, and the launch options."""
+    """Columns of the key and of the value dimension, and the launch options."""
 
-    block_l: int
     block_qk: int
     block_hv: int
     num_warps: int
     num_stages: int
 
 
-def tiles(chunk_size: int, dhqk: int, dhhv: int, itemsize: int) -> Tiles:
-    """The tiles for a shape and an item size in bytes. Blocks are powers of two from 16 to 64.
+# By kernel and item size in bytes. float32 dots run on the ordinary units and hold their operands in registers, so
+# that their tiles stay small.
+TABLE = {
+    ("fw_recurrent", 2): Tiles(64, 64, 4, 2),
+    ("fw_recurrent", 4): Tiles(32, 64, 4, 1),
+    ("fw_parallel", 2): Tiles(64, 64, 4, 2),
+    ("fw_parallel", 4): Tiles(32, 64, 4, 1),
+    ("bw_rows", 2): Tiles(16, 64, 4, 1),
+    ("bw_rows", 4): Tiles(16, 64, 4, 1),
+    ("bw_recurrent", 2): Tiles(64, 64, 4, 2),
+    ("bw_recurrent", 4): Tiles(32, 64, 4, 1),
+    ("bw_parallel_qk", 2): Tiles(64, 64, 4, 2),
+    ("bw_parallel_qk", 4): Tiles(32, 32, 4, 1),
+    ("bw_parallel_v", 2): Tiles(64, 64, 4, 2),
+    ("bw_parallel_v", 4): Tiles(32, 32, 4, 1),
+}
 
-    float32 dots run on the ordinary units and hold their operands in registers, so that tiles stay
-    small; the 16-bit dtypes could take larger ones.
-    """
+
+def tiles(kernel: str, dhqk: int, dhhv: int, itemsize: int) -> Tiles:
+    """The tiles of a kernel for a shape and the item size of the storage dtype in bytes."""
+    entry = TABLE[kernel, itemsize]
     return Tiles(
-        block_l=min(chunk_size, 64),
-        block_qk=min(_power_of_two(dhqk), 64 if itemsize == 2 else 32),
-        block_hv=min(_power_of_two(dhhv), 64),
-        num_warps=4,
-        num_stages=2 if itemsize == 2 else 1,
+        min(entry.block_qk, power_of_two(dhqk)),
+        min(entry.block_hv, power_of_two(dhhv)),
+        entry.num_warps,
+        entry.num_stages,
     )
 
 
-def _power_of_two(size: int) -> int:
+def block_l(chunk_size: int) -> int:
+    """The tokens of a block: a chunk, or 64 of a longer one."""
+    return min(chunk_size, MAX_BLOCK_L)
+
+
+def power_of_two(size: int) -> int:
+    """The least power of two that is at least ``size`` and 16."""
     return max(16, 1 << (size - 1).bit_length())

@@ -17,21 +17,36 @@ COMPILE = textwrap.dedent(
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
-    from kernels.triton_stablef._fw_parallel import mlstm_chunkwise_fw_parallel
-    from kernels.triton_stablef._fw_recurrent import mlstm_chunkwise_fw_recurrent
+    from kernels.triton_stablef import _bw_gates, _bw_parallel_qk, _bw_parallel_v, _bw_recurrent, _bw_rows
+    from kernels.triton_stablef import _fw_parallel, _fw_recurrent, _gates
 
     storage, operands = sys.argv[1:]
-    constants = dict(DHQK=48, DHHV=48, CHUNK=32, BLOCK_L=32, BLOCK_QK=32, BLOCK_HV=32, OPERANDS=operands)
-    constants.update(INTERPRET=False, STABILIZE_CORRECTLY=True)
-    stored = ("matQ", "matK", "matV", "vecI", "matH")
-    scalars = {"S": "i32", "qk_scale": "fp32", "log_norm_val": "fp32", "eps": "fp32"}
-    for kernel in (mlstm_chunkwise_fw_recurrent, mlstm_chunkwise_fw_parallel):
+    constants = dict(DHQK=48, DHHV=48, CHUNK=32, KEEP=32, BLOCK_L=32, BLOCK_QK=32, BLOCK_HV=32, OPERANDS=operands)
+    constants.update(INTERPRET=False, STABILIZE_CORRECTLY=True, EXACT=True, KEEP_STATES=True, NUM_SHARES=2)
+    stored = ("matQ", "matK", "matV", "vecI", "matH", "matDeltaH", "matDeltaQ", "matDeltaK", "matDeltaV", "vecDeltaI")
+    operand = {"matC_states": "bf16" if storage == "bf16" else "fp32"}
+    operand["matDeltaC_states"] = operand["matC_states"]
+    scalars = {"S": "i32", "share_stride": "i32", "qk_scale": "fp32", "log_norm_val": "fp32", "eps": "fp32"}
+    scalars["scaSkip"] = "*i32"
+    kernels = (
+        _gates.mlstm_chunkwise_gates,
+        _fw_recurrent.mlstm_chunkwise_fw_recurrent,
+        _fw_parallel.mlstm_chunkwise_fw_parallel,
+        _bw_rows.mlstm_chunkwise_bw_rows,
+        _bw_recurrent.mlstm_chunkwise_bw_recurrent,
+        _bw_parallel_qk.mlstm_chunkwise_bw_parallel_qk,
+        _bw_parallel_v.mlstm_chunkwise_bw_parallel_v,
+        _bw_gates.mlstm_chunkwise_bw_gates,
+    )
+    for kernel in kernels:
         names = kernel.arg_names
         own = {name: value for name, value in constants.items() if name in names}
-        pointers = {name: "*" + (storage if name in stored else "fp32") for name in names}
+        pointers = {name: "*" + operand.get(name, storage if name in stored else "fp32") for name in names}
         types_ = {name: "constexpr" if name in own else scalars.get(name, pointers[name]) for name in names}
         source = ASTSource(fn=kernel, signature=types_, constexprs=own)
-        print(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"])
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+        print("//", kernel.fn.__name__, "spills", compiled.n_spills if hasattr(compiled, "n_spills") else "")
+        print(compiled.asm["ptx"])
     """
 )
 
