@@ -312,7 +312,8 @@ def _denominator(options: _Options, a: jax.Array, m: jax.Array, inner: jax.Array
     b = jnp.exp(options.log_norm_val + (-_finite_or_zero(inner) if options.stabilize_correctly else excess))
     d = jnp.maximum(jnp.abs(a), b)
     if options.eps > 0:
-        d = d + options.eps * jnp.exp(excess)
+        # exp(m - m') alone may overflow where eps times it does not.
+        d = d + jnp.exp(math.log(options.eps) + excess)
     # The floor is FLT_MIN: 0 / 0 for q = 0 or an empty state is 0.
     return jnp.maximum(d, _FLT_MIN), b
 

@@ -85,6 +85,9 @@ class Arithmetic(Protocol):
         that made m' is then no error of the result. Plain arithmetics return m itself.
         """
 
+    def term(self, x: Any) -> Any:
+        """x as a term of the sums over pairs of a chunk, in any order. Plain arithmetics return x."""
+
     def output(self, x: Any) -> Any:
         """x as a result that is stored in the kernel's output dtype. Plain arithmetics return x."""
 

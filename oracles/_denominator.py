@@ -62,10 +62,10 @@ def row_cotangents(
         [x'|gamma'] relative to ``inner``, the same relative to m, and mu. All are 0 where the state is empty.
     """
     relative_to_m = readout * ar.exp(or_zero(ar, inner) - or_zero(ar, m))[..., None]
-    x, mu = _one_row(ar, contract, readout, m, inner, dh, exact)
-    x_of_m, mu_of_m = _one_row(ar, contract, relative_to_m, m, m, dh, exact)
+    x, _ = _one_row(ar, contract, readout, m, inner, dh, exact)
     # eps / d_t has no overflow relative to m.
-    return x, x_of_m, mu_of_m
+    x_of_m, mu = _one_row(ar, contract, relative_to_m, m, m, dh, exact)
+    return x, x_of_m, mu
 
 
 def _one_row(
@@ -81,7 +81,7 @@ def _one_row(
     kappa = ar.divide(ar.array(contract.eps), d)
     if not contract.stabilize_correctly:
         kappa = branch * kappa + (one - branch)
-    mu = zero - kappa * y
+    mu = ar.term(zero - kappa * y)
     if not exact:
         gamma = mu = ar.array(np.zeros(a.shape))
     row = ar.concatenate([x, gamma[..., None]])

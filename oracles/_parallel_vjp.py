@@ -14,9 +14,8 @@ sums; nothing is subtracted.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from oracles._arithmetic import Arithmetic
 from oracles._cotangents import Cotangents, Gradients, NormalizerGrad, is_exact
@@ -49,7 +48,7 @@ def parallel_vjp(
     readout = ar.matmul(scores, v) + carried[..., None] * ar.matmul(q, state_0) * c
     x, x_of_m, mu = row_cotangents(ar, contract, readout, m, inner, dh, exact)
 
-    to_m = ar.exp(inner[..., -1] - or_zero(ar, ar.freeze(m[..., -1])))
+    to_m = ar.exp(inner[..., -1] - or_zero(ar, m[..., -1]))
     omega = weights[..., length - 1, :] * to_m[..., None]
     last_v = ar.matmul(v, ar.transpose(d_state))
     last_k = ar.matmul(k, d_state) * omega[..., None]
@@ -66,7 +65,7 @@ def parallel_vjp(
     ])  # fmt: skip
     last_row = ar.concatenate([(keep_all * ar.dot(d_state, state_0))[..., None], omega * ar.sum(k * last_v)])
     last_matrix = (keep_all[..., None, None] * state_0) + ar.matmul(ar.transpose(k * omega[..., None]), v)
-    through_last = dm - ar.dot(d_state, last_matrix)
+    through_last = ar.term(dm - ar.dot(d_state, last_matrix))
     M, p = _through_m(ar, inputs, m, mu, through_last if exact else ar.array(0.0) * dm)
 
     rows = ar.stack([*(shares[..., t, :] for t in range(length)), last_row], -2)
@@ -74,14 +73,14 @@ def parallel_vjp(
     one = ar.array(1.0)
     di = ar.sum(ar.transpose(rows))[..., 1:] + (one - p) * M
     df = (across + p * M) * ar.sigmoid(ar.array(-inputs.f))
-    gradients = (*(ar.output(part) for part in (dq, dk, dv, di)), df)
+    gradients = Gradients(ar.output(dq), ar.output(dk), ar.output(dv), ar.output(di), df)
     if inputs.C_0 is None:
-        return Gradients(*gradients)
+        return gradients
     # Relative to m, which does not leave out an empty initial state.
     of_m = ar.exp(_prefix_sums(ar, inputs) + (m_0[..., None] - or_zero(ar, ar.freeze(m))))
     D = ar.matmul(ar.transpose(q * of_m[..., None] * c), x_of_m) + of_m[..., -1, None, None] * d_state
     dm_0 = ar.sum(ar.transpose(rows))[..., 0] + p[..., 0] * M[..., 0]
-    return Gradients(*gradients, D[..., :-1], D[..., -1], dm_0)
+    return replace(gradients, C_0=D[..., :-1], n_0=D[..., -1], m_0=dm_0)
 
 
 def _through_m(ar: Arithmetic, inputs: Inputs, m: Any, mu: Any, last: Any) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
     D_t   = c q_t [x_t|gamma_t]^T + F_{t+1} D_{t+1}      from   D_{S+1} = [dC_S|dn_S],  F_{S+1} = 1
     M_t   = mu_t + p_{t+1} M_{t+1}                       from   M_{S+1} = dm_S - <D_{S+1}, [C_S|n_S]>,  p_{S+1} = 1
     dq_t  = c [C_t|n_t] [x_t|gamma_t]      dk_t = I_t D_t [v_t|1]      dv_t = I_t (D_t without its last column)^T k_t
-    di_t  = k_t.dk_t + (1 - p_t) M_t       dphi_t = F_t <D_t, [C_{t-1}|n_{t-1}]> + p_t M_t      df_t = dphi_t sigma(-f_t)
+    di_t  = k_t.dk_t + (1 - p_t) M_t       dphi_t = F_t <D_t, [C_{t-1}|n_{t-1}]> + p_t M_t     df_t = dphi_t sigma(-f_t)
     [dC_0|dn_0] = F_1 D_1                  dm_0 = <F_1 D_1, [C_0|n_0]> + p_1 M_1
 
 D is the gradient of the state. M is the gradient that passes through the stabilizer m, with the
@@ -12,13 +12,14 @@ states exp(m) C held fixed; p_t is 1 where m_t comes from m_{t-1}, ties included
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isqrt
 from typing import Any
 
 from oracles._arithmetic import Arithmetic
 from oracles._cotangents import Cotangents, Gradients, NormalizerGrad, is_exact
 from oracles._definition import Contract, Inputs
-from oracles._denominator import row_cotangents
+from oracles._denominator import or_zero, row_cotangents
 from oracles._recurrence import Recurrence, State
 
 
@@ -70,9 +71,11 @@ class _StepBack:
         self.tokens, self.contract, self.exact = tokens, contract, exact
         dh, d_state, dm = (ar.array(array) for array in cotangents.filled(tokens.inputs))
         self.dh = dh
-        self.D_of_m = d_state
-        self.D = d_state * tokens.to_m(last)
-        through_m = dm - ar.dot(d_state, last.matrix * tokens.to_m(last))
+        # The last state that a kernel returns is relative to m with its rounding, and so is what comes back through it.
+        self.D_of_m = d_state * ar.exp(last.m - or_zero(ar, ar.freeze(last.m)))[..., None, None]
+        to_m = ar.exp(last.inner - or_zero(ar, last.m))[..., None, None]
+        self.D = d_state * to_m
+        through_m = ar.term(dm - ar.dot(d_state, last.matrix * to_m))
         self.M = through_m if exact else ar.array(0.0) * dm
         self.wants_initial = tokens.inputs.C_0 is not None
         self.is_apart = self.wants_initial and bool(tokens.inputs.is_empty().any())
@@ -111,11 +114,11 @@ class _StepBack:
         """All rows in the order of the tokens, and those of the initial state if there is one."""
         ar = self.ar
         dq, dk, dv, di, df = zip(*reversed(self.rows), strict=True)
-        rows = (*(ar.stack(part, -2) for part in (dq, dk, dv)), ar.stack(di, -1), ar.stack(df, -1))
+        rows = Gradients(ar.stack(dq, -2), ar.stack(dk, -2), ar.stack(dv, -2), ar.stack(di, -1), ar.stack(df, -1))
         if not self.wants_initial:
-            return Gradients(*rows)
+            return rows
         empty = self.tokens.inputs.is_empty()
         D = ar.where(empty[..., None, None], self.D_of_m, self.D)
         # <D, 0> is 0 also where D overflows; there self.D is 0.
         through_state = ar.dot(self.D, start.matrix)
-        return Gradients(*rows, D[..., :-1], D[..., -1], through_state + self.M)
+        return replace(rows, C_0=D[..., :-1], n_0=D[..., -1], m_0=through_state + self.M)

@@ -23,7 +23,7 @@ Numerical Algorithms, 2nd ed., sections 3.1 and 3.3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,11 +94,16 @@ class Bounded:
 
     def __mul__(self, other: Bounded) -> Bounded:
         size = self.s * other.s
-        with np.errstate(invalid="ignore", over="ignore"):
-            e = np.abs(self.x) * other.e + np.abs(other.x) * self.e + self.e * other.e
-        # An overflowed factor times an error of 0: nothing is known.
-        e = np.where(np.isnan(e), np.inf, e)
+        e = _product_error(np.multiply, self, other)
         return Bounded(self.x * other.x, e + FLOAT32_UNIT * size + FLOAT32_TINY, size)
+
+
+def _product_error(product: Callable[[Any, Any], Any], x: Bounded, y: Bounded) -> Any:
+    # What the errors of the factors make of a product or of a sum of products.
+    with np.errstate(invalid="ignore", over="ignore"):
+        e = product(np.abs(x.x), y.e) + product(x.e, np.abs(y.x)) + product(x.e, y.e)
+    # A factor that is unbounded times an error of 0: nothing is known.
+    return np.where(np.isnan(e), np.inf, e)
 
 
 def _inner(x: Any, y: Any) -> Any:
@@ -196,13 +201,15 @@ class RunningError:
 
     def outer(self, x: Bounded, y: Bounded) -> Bounded:
         product = x[..., :, None] * y[..., None, :]
-        unit = self.depth * FLOAT32_UNIT + self.precision.operand
+        # An input has the operand format already; a number that was computed is rounded to it.
+        computed = (x.e > 0.0).astype(float)[..., :, None] + (y.e > 0.0).astype(float)[..., None, :]
+        unit = self.depth * FLOAT32_UNIT + computed * self.precision.operand
         return Bounded(product.x, product.e + unit * product.s, product.s)
 
     def matmul(self, x: Bounded, y: Bounded) -> Bounded:
         terms = x.shape[-1]
         size = x.s @ y.s
-        e = np.abs(x.x) @ y.e + x.e @ np.abs(y.x) + x.e @ y.e
+        e = _product_error(np.matmul, x, y)
         unit = (terms + 1) * FLOAT32_UNIT + 2.0 * self.precision.operand
         return Bounded(x.x @ y.x, e + unit * size + terms * FLOAT32_TINY, size)
 
@@ -220,7 +227,7 @@ class RunningError:
         # Sums of sums: first over one axis, then over the other, in any order within each.
         terms = x.shape[-1] + x.shape[-2]
         size = _inner(x.s, y.s)
-        e = _inner(np.abs(x.x), y.e) + _inner(x.e, np.abs(y.x)) + _inner(x.e, y.e)
+        e = _product_error(_inner, x, y)
         unit = (terms + 1) * FLOAT32_UNIT + 2.0 * self.precision.operand
         return Bounded(_inner(x.x, y.x), e + unit * size + terms * FLOAT32_TINY, size)
 
@@ -239,6 +246,10 @@ class RunningError:
 
     def freeze(self, m: Bounded) -> Bounded:
         return Bounded(m.x, np.zeros_like(m.x), np.abs(m.x))
+
+    def term(self, x: Bounded) -> Bounded:
+        # Over the sources of a chunk, then over its targets.
+        return Bounded(x.x, x.e + 2.0 * self.depth * FLOAT32_UNIT * x.s, x.s)
 
     def output(self, x: Bounded) -> Bounded:
         e = x.e + self.precision.storage * (np.abs(x.x) + x.e) + self.precision.storage_tiny

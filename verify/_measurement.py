@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from verify._errors import SuiteError
-from verify._reference import Reference
+from verify._reference import FLOAT32_TINY, Reference
 
-FLOAT32_TINY, FLOAT32_HUGE = 2.0**-126, 2.0**126
+FLOAT32_HUGE = 2.0**126
 
 
 @dataclass(frozen=True)

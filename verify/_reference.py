@@ -8,7 +8,10 @@ import numpy as np
 
 from oracles import Inputs, NormalizerGrad, Precision, RunningError, recurrent, recurrent_vjp
 from verify._case import Case
-from verify._problem import make_problem
+from verify._problem import Problem, make_problem
+
+# The smallest normal number.
+FLOAT32_TINY = 2.0**-126
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,26 @@ def compute_reference(case: Case, normalizer_grad: NormalizerGrad = "exact") -> 
         gradients = recurrent_vjp(
             arithmetic, problem.inputs, problem.contract, problem.exact_cotangents, normalizer_grad
         ).items()
-    unknown = {}
+    unknown, underflow = {}, _underflow(case, problem)
     for name, number in gradients:
-        values[name], bounds[name] = np.asarray(number.x), np.broadcast_to(number.e, number.x.shape)
+        values[name], bounds[name] = np.asarray(number.x), np.broadcast_to(number.e, number.x.shape) + underflow
         beyond = _is_beyond_float32(name, values[name], problem.inputs)
         if beyond.any():
             unknown[name] = beyond
             values[name], bounds[name] = np.where(beyond, 0.0, values[name]), np.where(beyond, np.inf, bounds[name])
     return Reference(values, bounds, unknown)
+
+
+def _underflow(case: Case, problem: Problem) -> float:
+    """What products below float32's smallest normal number may lose of a gradient.
+
+    A gradient sums fewer than S L pairs, each a dot of max(DHQK, DHHV) products, which a kernel may
+    multiply by the numbers of two inputs after the product was lost; the running error bound counts
+    the products of the recurrence, where these factors come first.
+    """
+    factors = [problem.arrays[name] for name in ("q", "k", "v", "c_initial", "n_initial") if name in problem.arrays]
+    largest = max(float(np.max(np.abs(array), initial=1.0)) for array in (*factors, *problem.cotangents.values()))
+    return case.length * case.chunk_size * max(case.dhqk, case.dhhv) * largest**2 * FLOAT32_TINY
 
 
 def _is_beyond_float32(name: str, value: np.ndarray, inputs: Inputs) -> np.ndarray:

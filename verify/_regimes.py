@@ -106,7 +106,7 @@ def _queries_at_the_kink(inputs: Inputs, contract: Contract, distance: float) ->
         b = contract.norm_val * (np.exp(-outputs.m) if contract.stabilize_correctly else 1.0)
         q = inputs.q * (sides * b / outputs.n)[..., None]
     largest = np.max(np.abs(q), axis=-1, keepdims=True)
-    return np.where((0.0 < largest) & (largest < 2.0**15), q, inputs.q)
+    return np.where((largest > 0.0) & (largest < 2.0**15), q, inputs.q)
 
 
 _ALL = (

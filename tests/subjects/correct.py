@@ -164,13 +164,15 @@ def backward(constants, inputs, cotangents):
     dq, dk, dv, di, df = gradients
     for t in reversed(range(q.shape[2])):
         before, after, row = states[t], states[t + 1], rows[t]
-        filled = ~np.isneginf(after.inner)
+        # An empty initial state has an m nevertheless.
+        filled, filled_of_m = ~np.isneginf(after.inner), ~np.isneginf(after.m)
         qt, kt, vt, dht = q[:, :, t], k[:, :, t], v[:, :, t], dh[:, :, t]
         y = np.sum(dht * row.h, -1)
         slope = np.where(row.above, -np.sign(row.a) * y, 0.0)
         x, gamma = quotient(dht, row.d[..., None], filled[..., None]), quotient(slope, row.d, filled)
-        x_of_m, gamma_of_m = quotient(dht, row.d_of_m[..., None], filled[..., None]), quotient(slope, row.d_of_m, filled)
-        kappa = quotient(np.full(y.shape, constants.eps), row.d_of_m, filled)
+        x_of_m = quotient(dht, row.d_of_m[..., None], filled_of_m[..., None])
+        gamma_of_m = quotient(slope, row.d_of_m, filled_of_m)
+        kappa = quotient(np.full(y.shape, constants.eps), row.d_of_m, filled_of_m)
         if not constants.stabilize_correctly:
             kappa = np.where(row.above, kappa, 1.0)
         M = np.where(np.isneginf(after.m), 0.0, M - kappa * y)
