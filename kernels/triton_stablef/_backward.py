@@ -33,12 +33,13 @@ class Cotangents(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What dL/dh says of every row: (B, NH, S) float32, and one message a block, (B, NH, NB)."""
+    """What dL/dh says of every row, (B, NH, S) float32, and of every block, (B, NH, NB); see ``_bw_rows``."""
 
     vecInvD: jax.Array
     vecGamma: jax.Array
-    vecInvD_of_m: jax.Array
-    vecGamma_of_m: jax.Array
+    vecCarryX: jax.Array
+    vecCarryGamma: jax.Array
+    scaDecay: jax.Array
     vecMu: jax.Array
     scaMessage: jax.Array
     scaPasses: jax.Array
@@ -60,7 +61,7 @@ class Saved(NamedTuple):
 
     Attributes:
         arrays, options: the inputs and the constants of the forward pass.
-        matH, vecA: its results.
+        matH, vecA, vecM, vecMinner: its results.
         states: its states, kept once every block.
         cotangents: the derivatives of the loss.
     """
@@ -69,6 +70,8 @@ class Saved(NamedTuple):
     options: Options
     matH: jax.Array
     vecA: jax.Array
+    vecM: jax.Array
+    vecMinner: jax.Array
     states: States
     cotangents: Cotangents
 
@@ -100,29 +103,36 @@ def mlstm_chunkwise_bw(saved: Saved, dtypes: Sequence[np.dtype]) -> tuple[jax.Ar
         dq, dk, dv, di, df in the shapes of their inputs, and, if there is an initial state, dC_0, dn_0, dm_0
         in float32.
     """
-    rows = _row_cotangents(saved)
-    gradients = _state_gradients(saved, rows)
+    nobody = jnp.zeros(saved.arrays.matQ.shape[:2], jnp.int32)
+    rows = _row_cotangents(saved, saved.vecMinner, saved.states.scaMinner, nobody)
+    gradients = _walk_back(saved, rows, nobody, _last_gradients(saved), keep_states=True)
     matDeltaQ, matDeltaK, shares = _parallel_qk(saved, rows, gradients, dtypes)
     matDeltaV = _parallel_v(saved, rows, gradients, dtypes[2])
     deltas = (matDeltaQ, matDeltaK, matDeltaV, *_gates(saved, rows, gradients, shares, dtypes))
     if saved.arrays.matC_initial is None:
         return deltas
-    return *deltas, *_initial_state(saved, rows, gradients)
+    return *deltas, *_initial_gradients(saved, gradients)
 
 
-def _row_cotangents(saved: Saved) -> Rows:
-    arrays, options, states = saved.arrays, saved.options, saved.states
+def _row_cotangents(saved: Saved, vecStabilizer: jax.Array, scaStabilizer: jax.Array, skip: jax.Array) -> Rows:
+    arrays, options = saved.arrays, saved.options
     *_, length, dhqk, dhhv = arrays.sizes
     tile = tiles("bw_rows", dhqk, dhhv, arrays.matQ.dtype.itemsize)
     constants = {"BLOCK_L": block_l(options.chunk_size), "BLOCK_HV": tile.block_hv}
     outputs = launch(
         mlstm_chunkwise_bw_rows,
         (
-            *(saved.matH, saved.cotangents.matDeltaH, arrays.vecI, arrays.vecF, saved.vecA),
-            *(states.vecM, states.vecMinner, entering_state(arrays)[2]),
-            *(length, options.log_norm_val, np.float32(options.eps)),
+            *(saved.matH, saved.cotangents.matDeltaH, arrays.vecI, arrays.vecF, saved.states.vecBeta),
+            *(saved.vecA, saved.vecM, saved.vecMinner, vecStabilizer, scaStabilizer),
+            *(entering_state(arrays)[2], skip),
+            *(length, saved.scale, options.log_norm_val, np.float32(options.eps)),
         ),
-        (*(arrays.float32(length),) * 5, *(arrays.float32(saved.blocks),) * 2),
+        (
+            *(arrays.float32(length),) * 4,
+            arrays.float32(saved.blocks),
+            arrays.float32(length),
+            *(arrays.float32(saved.blocks),) * 2,
+        ),
         programs=saved.programs(constants, "L"),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
@@ -134,60 +144,51 @@ def _row_cotangents(saved: Saved) -> Rows:
     return Rows(*outputs)
 
 
-def _state_gradients(saved: Saved, rows: Rows) -> StateGradients:
-    states, cotangents = saved.states, saved.cotangents
-    _, dC, dn, dm = cotangents
+def _last_gradients(saved: Saved) -> tuple[jax.Array, jax.Array, jax.Array]:
+    # Of the last C' and n', relative to m', and the message along the path of m.
+    states = saved.states
+    _, dC, dn, dm = saved.cotangents
     message = jnp.zeros_like(dm)
     # The empty state comes from no token that a change of m could reach.
     empty = jnp.isneginf(states.scaM_last)
     if saved.options.normalizer_grad == "exact":
         through_states = jnp.sum(dC * states.matC_last, axis=(2, 3)) + jnp.sum(dn * states.vecN_last, axis=2)
         message = jnp.where(empty, 0.0, dm - through_states)
-    # From the definition's m to m', relative to which D is held.
-    to_m = jnp.exp(states.vecMinner[:, :, -1] - jnp.where(empty, 0.0, states.scaM_last))
-    relative = (states.vecMinner, rows.vecInvD, rows.vecGamma)
-    initial = (entering_state(saved.arrays)[3], jnp.zeros(dm.shape, jnp.int32))
-    last = (dC * to_m[..., None, None], dn * to_m[..., None], message)
-    return _walk_back(saved, rows, relative, initial, last, keep_states=True)
+    to_m = jnp.exp(saved.vecMinner[:, :, -1] - jnp.where(empty, 0.0, states.scaM_last))
+    return dC * to_m[..., None, None], dn * to_m[..., None], message
 
 
-def _initial_state(saved: Saved, rows: Rows, gradients: StateGradients) -> tuple[jax.Array, ...]:
-    arrays, states = saved.arrays, saved.states
-    matC, vecN, scaM, inner = entering_state(arrays)
+def _initial_gradients(saved: Saved, gradients: StateGradients) -> tuple[jax.Array, ...]:
+    matC, vecN, scaM, inner = entering_state(saved.arrays)
     through_states = jnp.sum(gradients.matDeltaC_initial * matC, axis=(2, 3))
     through_states += jnp.sum(gradients.vecDeltaN_initial * vecN, axis=2)
-    scaDeltaM = through_states + gradients.scaQ_initial
     # m' leaves an empty initial state out: its gradient is relative to m.
     empty = jnp.isneginf(inner)
-    relative = (states.vecM, rows.vecInvD_of_m, rows.vecGamma_of_m)
-    initial = (scaM, 1 - empty.astype(jnp.int32))
-    of_empty = _walk_back(saved, rows, relative, initial, (*saved.cotangents[1:3], scaM), keep_states=False)
+    others = 1 - empty.astype(jnp.int32)
+    rows = _row_cotangents(saved, saved.vecM, saved.states.scaM, others)
+    last = (saved.cotangents.matDeltaC_last, saved.cotangents.vecDeltaN_last, scaM)
+    of_empty = _walk_back(saved, rows, others, last, keep_states=False)
     return (
         jnp.where(empty[..., None, None], of_empty.matDeltaC_initial, gradients.matDeltaC_initial),
         jnp.where(empty[..., None], of_empty.vecDeltaN_initial, gradients.vecDeltaN_initial),
-        scaDeltaM,
+        through_states + gradients.scaQ_initial,
     )
 
 
 def _walk_back(
-    saved: Saved,
-    rows: Rows,
-    relative: tuple[jax.Array, ...],
-    initial: tuple[jax.Array, ...],
-    last: tuple[jax.Array, ...],
-    *,
-    keep_states: bool,
+    saved: Saved, rows: Rows, skip: jax.Array, last: tuple[jax.Array, ...], *, keep_states: bool
 ) -> StateGradients:
     arrays = saved.arrays
     *_, length, dhqk, dhhv = arrays.sizes
     constants = arrays.launch_options("bw_recurrent", saved.options)
     kept = saved.blocks if keep_states else 1
+    batch, heads = arrays.matQ.shape[:2]
+    blocks_qk, blocks_hv = -(-dhqk // constants["BLOCK_QK"]), -(-dhhv // constants["BLOCK_HV"])
     outputs = launch(
         mlstm_chunkwise_bw_recurrent,
         (
-            *(arrays.matQ, saved.cotangents.matDeltaH, saved.states.vecBeta, *relative),
-            *(rows.scaMessage, rows.scaPasses, *initial, *last),
-            *(length, saved.scale),
+            *(arrays.matQ, saved.cotangents.matDeltaH, rows.vecCarryX, rows.vecCarryGamma, rows.scaDecay),
+            *(rows.scaMessage, rows.scaPasses, skip, *last, length),
         ),
         (
             arrays.operand(kept, dhqk, dhhv),
@@ -197,7 +198,7 @@ def _walk_back(
             arrays.float32(dhqk),
             arrays.float32(),
         ),
-        programs=saved.programs(constants, "QK", "HV"),
+        programs=batch * heads * blocks_qk * (blocks_hv + 1),
         KEEP_STATES=keep_states,
         **constants,
     )
@@ -215,8 +216,8 @@ def _parallel_qk(
         mlstm_chunkwise_bw_parallel_qk,
         (
             *(arrays.matQ, arrays.matK, arrays.matV, saved.cotangents.matDeltaH, arrays.vecI, arrays.vecF),
-            *(states.vecBeta, states.vecSigma, states.vecMinner, rows.vecInvD, rows.vecGamma),
-            *(states.matC, states.vecN, states.scaMinner, gradients.matDeltaC, gradients.vecDeltaN),
+            *(states.vecSigma, saved.vecMinner, rows.vecInvD, rows.vecGamma, rows.vecCarryX),
+            *(rows.vecCarryGamma, rows.scaDecay, states.matC, states.vecN, gradients.matDeltaC, gradients.vecDeltaN),
             *(length, saved.scale, batch * heads * length),
         ),
         (
@@ -238,7 +239,7 @@ def _parallel_v(saved: Saved, rows: Rows, gradients: StateGradients, dtype: np.d
         mlstm_chunkwise_bw_parallel_v,
         (
             *(arrays.matQ, arrays.matK, saved.cotangents.matDeltaH, arrays.vecI, arrays.vecF),
-            *(states.vecSigma, states.vecMinner, rows.vecInvD, gradients.matDeltaC),
+            *(states.vecSigma, saved.vecMinner, rows.vecInvD, gradients.matDeltaC),
             *(arrays.sizes[2], saved.scale),
         ),
         (jax.ShapeDtypeStruct(arrays.matV.shape, dtype),),
@@ -260,7 +261,7 @@ def _gates(
     return launch(
         mlstm_chunkwise_bw_gates,
         (
-            *(arrays.vecI, arrays.vecF, saved.states.vecM, rows.vecMu, entering_state(arrays)[2]),
+            *(arrays.vecI, arrays.vecF, saved.vecM, rows.vecMu, entering_state(arrays)[2]),
             *(gradients.scaQ, *shares, arrays.sizes[2], arrays.vecI.size),
         ),
         (

@@ -32,14 +32,15 @@ def mlstm_chunkwise_bw_parallel_qk(
     matDeltaH,  # (B, NH, S, DHHV) storage dtype
     vecI,  # (B, NH, S) storage dtype
     vecF,  # (B, NH, S) float32
-    vecBeta,  # (B, NH, S) float32
     vecSigma,  # (B, NH, S) float32
     vecMinner,  # (B, NH, S) float32
     vecInvD,  # (B, NH, S) float32
     vecGamma,  # (B, NH, S) float32
+    vecCarryX,  # (B, NH, S) float32, c g_j / d_j
+    vecCarryGamma,  # (B, NH, S) float32, c g_j gamma_j
+    scaDecay,  # (B, NH, NB) float32, log Gamma
     matC_states,  # (B, NH, NB, DHQK, DHHV)
     vecN_states,  # (B, NH, NB, DHQK) float32
-    scaMinner_states,  # (B, NH, NB) float32
     matDeltaC_states,  # (B, NH, NB, DHQK, DHHV)
     vecDeltaN_states,  # (B, NH, NB, DHQK) float32
     S,
@@ -72,46 +73,49 @@ def mlstm_chunkwise_bw_parallel_qk(
     in_rows = token < S
     row = idx_head * S + token
 
+    # <D, C> first, while nothing else is in registers.
+    states = matC_states + block * (DHQK * DHHV)
+    deltas = matDeltaC_states + block * (DHQK * DHHV)
+    n = tl.load(vecN_states + block * DHQK + qk, mask=in_qk, other=0.0)
+    delta_n = tl.load(vecDeltaN_states + block * DHQK + qk, mask=in_qk, other=0.0)
+    straddling = delta_n * n
+    for idx_hv in range((DHHV + BLOCK_HV - 1) // BLOCK_HV):
+        hv = idx_hv * BLOCK_HV + tl.arange(0, BLOCK_HV)
+        state = load_tile(states, qk, hv, in_qk, hv < DHHV, DHHV).to(tl.float32)
+        straddling += tl.sum(state * load_tile(deltas, qk, hv, in_qk, hv < DHHV, DHHV).to(tl.float32), axis=1)
+    keep = tl.exp(tl.load(scaDecay + block))
+    chi = tl.where(keep == 0.0, 0.0, keep * tl.sum(straddling, axis=0))
+
     pairs = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
     from_state = tl.zeros((BLOCK_L, BLOCK_QK), tl.float32)
     to_state = tl.zeros((BLOCK_L, BLOCK_QK), tl.float32)
-    straddling = tl.zeros((BLOCK_QK,), tl.float32)
     for idx_hv in range((DHHV + BLOCK_HV - 1) // BLOCK_HV):
         hv = idx_hv * BLOCK_HV + tl.arange(0, BLOCK_HV)
         in_hv = hv < DHHV
         dh = load_tile(matDeltaH, row, hv, in_rows, in_hv, DHHV)
         v = load_tile(matV, row, hv, in_rows, in_hv, DHHV)
-        state = load_tile(matC_states + block * (DHQK * DHHV), qk, hv, in_qk, in_hv, DHHV)
-        delta = load_tile(matDeltaC_states + block * (DHQK * DHHV), qk, hv, in_qk, in_hv, DHHV)
         pairs += dot(dh, tl.trans(v), OPERANDS, INTERPRET)
-        from_state += dot(dh, tl.trans(state), OPERANDS, INTERPRET)
-        to_state += dot(v, tl.trans(delta), OPERANDS, INTERPRET)
-        straddling += tl.sum(state.to(tl.float32) * delta.to(tl.float32), axis=1)
+        from_state += dot(dh, tl.trans(load_tile(states, qk, hv, in_qk, in_hv, DHHV)), OPERANDS, INTERPRET)
+        to_state += dot(v, tl.trans(load_tile(deltas, qk, hv, in_qk, in_hv, DHHV)), OPERANDS, INTERPRET)
 
     phi = log_sigmoid(tl.load(vecF + row, mask=in_rows, other=float("inf")))
     i = tl.load(vecI + row, mask=in_rows, other=float("-inf")).to(tl.float32)
-    beta = tl.load(vecBeta + row, mask=in_rows, other=0.0)
-    sigma = tl.load(vecSigma + row, mask=in_rows, other=0.0)
     inner = finite_or_zero(tl.load(vecMinner + row, mask=in_rows, other=float("inf")))
     inverse = tl.load(vecInvD + row, mask=in_rows, other=0.0)
     gamma = tl.load(vecGamma + row, mask=in_rows, other=0.0)
-    last = idx_head * S + tl.minimum(idx_block * BLOCK_L + BLOCK_L, S) - 1
-    inner_next = finite_or_zero(tl.load(vecMinner + last))
-    entering = tl.load(scaMinner_states + block)
-    n = tl.load(vecN_states + block * DHQK + qk, mask=in_qk, other=0.0)
-    delta_n = tl.load(vecDeltaN_states + block * DHQK + qk, mask=in_qk, other=0.0)
-    q = load_tile(matQ, row, qk, in_rows, in_qk, DHQK)
-    k = load_tile(matK, row, qk, in_rows, in_qk, DHQK)
-
     weights, seen = pair_weights(phi, i, inner, step)
     pairs = tl.where(seen, weights * (pairs * inverse[:, None] + gamma[:, None]), 0.0)
-    carry = tl.exp(beta + (entering - inner)) * qk_scale
-    # What does not see the entering state must not meet an overflow of 1 / d.
-    carry_x, carry_gamma = tl.where(carry == 0.0, 0.0, carry * inverse), tl.where(carry == 0.0, 0.0, carry * gamma)
+
+    carry_x = tl.load(vecCarryX + row, mask=in_rows, other=0.0)
+    carry_gamma = tl.load(vecCarryGamma + row, mask=in_rows, other=0.0)
     from_state = from_state * carry_x[:, None] + carry_gamma[:, None] * n[None, :]
-    omega = tl.exp(sigma + (i - inner_next))
+    last = idx_head * S + tl.minimum(idx_block * BLOCK_L + BLOCK_L, S) - 1
+    sigma = tl.load(vecSigma + row, mask=in_rows, other=0.0)
+    omega = tl.exp(sigma + (i - finite_or_zero(tl.load(vecMinner + last))))
     to_state = (to_state + delta_n[None, :]) * omega[:, None]
 
+    q = load_tile(matQ, row, qk, in_rows, in_qk, DHQK)
+    k = load_tile(matK, row, qk, in_rows, in_qk, DHQK)
     dq = causal_dot(pairs, k, False, OPERANDS, INTERPRET) * qk_scale + from_state
     dk = causal_dot(tl.trans(pairs), q, True, OPERANDS, INTERPRET) * qk_scale + to_state
     entries = row[:, None] * DHQK + qk[None, :]
@@ -123,8 +127,6 @@ def mlstm_chunkwise_bw_parallel_qk(
     shares = tl.where(seen, shares * pairs, 0.0)
     rho = tl.sum(q.to(tl.float32) * from_state, axis=1)
     upsilon = tl.sum(k.to(tl.float32) * to_state, axis=1)
-    keep = tl.exp(tl.load(vecBeta + last) + (entering - inner_next))
-    chi = tl.where(keep == 0.0, 0.0, keep * tl.sum(straddling + delta_n * n, axis=0))
     # Sums over the targets t >= j, and then over the sources s < j.
     later = tl.cumsum(shares, axis=0, reverse=True) + upsilon[None, :]
     inside = tl.sum(tl.where(step[None, :] < step[:, None], later, 0.0), axis=1)

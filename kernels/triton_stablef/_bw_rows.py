@@ -5,13 +5,15 @@
     mu_t    = -kappa_t y_t                                        the cotangent of m_t at fixed exp(m) C
     kappa_t = eps / d_t, but 1 if |a_t| <= b_t = norm_val (mode `constant`)
 
+and how much of it the state that enters the block gets, g_t = exp(beta_t + (m'_k - m'_t)). All this is
+relative to a stabilizer m': that of the states, or m itself for an initial state that is empty.
+
 The cotangent of m runs back along the tokens as a message: with p_t = 1 where m_t comes from m_{t-1}
 (ties included) and 0 where it is i_t or the state is empty,
 
     M_t = mu_t + Q_{t+1}            Q_t = p_t M_t
 
 M_t - Q_t goes to i_t and Q_t to phi_t. A block as a whole does Q_first = A + B Q_next with B = 0 or 1.
-1 / d_t and gamma_t are given relative to m', and again relative to m for an initial state that is empty.
 """
 
 import triton
@@ -46,17 +48,23 @@ def mlstm_chunkwise_bw_rows(
     matDeltaH,  # (B, NH, S, DHHV) storage dtype
     vecI,  # (B, NH, S) storage dtype
     vecF,  # (B, NH, S) float32
-    vecA,  # (B, NH, S) float32, a'_t
+    vecBeta,  # (B, NH, S) float32
+    vecA,  # (B, NH, S) float32, a_t relative to m'_t
     vecM,  # (B, NH, S) float32
     vecMinner,  # (B, NH, S) float32
+    vecStabilizer,  # (B, NH, S) float32, m' or m
+    scaStabilizer_states,  # (B, NH, NB) float32, the same as it enters each block
     scaM_initial,  # (B, NH) float32
+    scaSkip,  # (B, NH) int32, 1 for heads that are left out
     S,
+    qk_scale,
     log_norm_val,
     eps,
-    vecInvD,  # (B, NH, S) float32, 1 / d'_t, 0 where the row passes no gradient
+    vecInvD,  # (B, NH, S) float32, 1 / d_t, 0 where the row passes no gradient
     vecGamma,  # (B, NH, S) float32
-    vecInvD_of_m,  # (B, NH, S) float32
-    vecGamma_of_m,  # (B, NH, S) float32
+    vecCarryX,  # (B, NH, S) float32, c g_t / d_t
+    vecCarryGamma,  # (B, NH, S) float32, c g_t gamma_t
+    scaDecay,  # (B, NH, NB) float32, beta_L + (m'_k - m'_{k+1})
     vecMu,  # (B, NH, S) float32
     scaMessage,  # (B, NH, NB) float32, A of each block
     scaPasses,  # (B, NH, NB) float32, B of each block
@@ -70,52 +78,59 @@ def mlstm_chunkwise_bw_rows(
     pid = tl.program_id(0)
     num_blocks = (S + BLOCK_L - 1) // BLOCK_L
     idx_head = (pid // num_blocks).to(tl.int64)
+    block = idx_head * num_blocks + pid % num_blocks
     step = tl.arange(0, BLOCK_L)
     token = (pid % num_blocks) * BLOCK_L + step
     in_rows = token < S
     row = idx_head * S + token
     y = tl.zeros((BLOCK_L,), tl.float32)
-    for idx_hv in range((DHHV + BLOCK_HV - 1) // BLOCK_HV):
+    for idx_hv in range(tl.where(tl.load(scaSkip + idx_head) != 0, 0, (DHHV + BLOCK_HV - 1) // BLOCK_HV)):
         hv = idx_hv * BLOCK_HV + tl.arange(0, BLOCK_HV)
         h = load_tile(matH, row, hv, in_rows, hv < DHHV, DHHV).to(tl.float32)
         dh = load_tile(matDeltaH, row, hv, in_rows, hv < DHHV, DHHV).to(tl.float32)
         y += tl.sum(h * dh, axis=1)
 
-    a = tl.load(vecA + row, mask=in_rows, other=0.0)
     m = tl.load(vecM + row, mask=in_rows, other=0.0)
+    stabilizer = tl.load(vecStabilizer + row, mask=in_rows, other=float("inf"))
+    relative, of_m = finite_or_zero(stabilizer), finite_or_zero(m)
     inner = tl.load(vecMinner + row, mask=in_rows, other=0.0)
-    relative, of_m = finite_or_zero(inner), finite_or_zero(m)
+    a_of_inner = tl.load(vecA + row, mask=in_rows, other=0.0)
+    a = a_of_inner * tl.exp(inner - finite_or_zero(stabilizer))
     b = threshold(m, relative, log_norm_val, STABILIZE_CORRECTLY)
     d = denominator(a, b, m, relative, eps)
-    a_of_m = a * tl.exp(inner - of_m)
-    d_of_m = denominator(a_of_m, threshold(m, of_m, log_norm_val, STABILIZE_CORRECTLY), m, of_m, eps)
     # A row that reads an empty state, or whose d is 0 to float32, passes no gradient: 1 / FLOOR must not meet
     # its zero weights. A NaN in h or dh is in y, and must not be lost in a maximum.
     poison = tl.where(y == y, 0.0, float("nan"))
-    inverse = tl.where((inner > float("-inf")) & (d > FLOOR), 1.0 / d, 0.0) + poison
-    inverse_of_m = tl.where(d_of_m > FLOOR, 1.0 / d_of_m, 0.0) + poison
+    inverse = tl.where((stabilizer > float("-inf")) & (d > FLOOR), 1.0 / d, 0.0) + poison
     gamma = tl.zeros((BLOCK_L,), tl.float32)
-    gamma_of_m = gamma
     mu = gamma
     if EXACT:
         above = tl.abs(a) > b
-        slope = tl.where(above, tl.where(a > 0.0, -y, y), 0.0)
-        gamma = slope * inverse
-        gamma_of_m = slope * inverse_of_m
+        gamma = tl.where(above, tl.where(a > 0.0, -y, y), 0.0) * inverse
+        # eps / d has no overflow relative to m.
+        a_of_m = a_of_inner * tl.exp(inner - of_m)
+        d_of_m = denominator(a_of_m, threshold(m, of_m, log_norm_val, STABILIZE_CORRECTLY), m, of_m, eps)
         kappa = eps / d_of_m
         if not STABILIZE_CORRECTLY:
             kappa = tl.where(above, kappa, 1.0)
         mu = tl.where(m == float("-inf"), 0.0, -kappa * y)
+
+    entering = tl.load(scaStabilizer_states + block)
+    carry = tl.exp(tl.load(vecBeta + row, mask=in_rows, other=0.0) + (entering - relative)) * qk_scale
+    # What does not see the entering state must not meet an overflow of 1 / d.
+    sees = carry != 0.0
     tl.store(vecInvD + row, inverse, mask=in_rows)
     tl.store(vecGamma + row, gamma, mask=in_rows)
-    tl.store(vecInvD_of_m + row, inverse_of_m, mask=in_rows)
-    tl.store(vecGamma_of_m + row, gamma_of_m, mask=in_rows)
+    tl.store(vecCarryX + row, tl.where(sees, carry * inverse, 0.0), mask=in_rows)
+    tl.store(vecCarryGamma + row, tl.where(sees, carry * gamma, 0.0), mask=in_rows)
     tl.store(vecMu + row, mu, mask=in_rows)
+    last = idx_head * S + tl.minimum((pid % num_blocks) * BLOCK_L + BLOCK_L, S) - 1
+    leaving = finite_or_zero(tl.load(vecStabilizer + last))
+    tl.store(scaDecay + block, tl.load(vecBeta + last) + (entering - leaving))
 
     passes = takes_from_before(m, vecM, vecI, vecF, scaM_initial, idx_head, token, in_rows, S)
     step_of_message = (tl.where(passes, mu, 0.0), tl.where(passes, 1.0, 0.0))
     message, passes = tl.associative_scan(step_of_message, 0, pass_on, reverse=True)
     first = step == 0
-    block = idx_head * num_blocks + pid % num_blocks
     tl.store(scaMessage + block, tl.sum(tl.where(first, message, 0.0), axis=0))
     tl.store(scaPasses + block, tl.sum(tl.where(first, passes, 0.0), axis=0))

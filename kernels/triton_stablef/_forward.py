@@ -92,19 +92,19 @@ class States(NamedTuple):
     """What the recurrence of the forward pass leaves behind.
 
     Attributes:
-        vecBeta, vecSigma: (B, NH, S) float32, the sums of the gates inside each block.
-        matC, vecN, scaMinner: (B, NH, NK, ...), the state that enters each stretch of kept tokens, relative to m'.
-        vecM, vecMinner: (B, NH, S) float32, the stabilizers m_t and m'_t, natural-log units.
+        vecBeta, vecSigma, vecBest: (B, NH, S) float32, the sums of the gates inside each block.
+        matC, vecN: (B, NH, NK, ...), the state that enters each stretch of ``keep`` tokens, relative to m'.
+        scaM, scaMinner: (B, NH, NB) float32, m and m' that enter each block, natural-log units.
         matC_last, vecN_last, scaM_last: the last state in float32, relative to its m.
     """
 
     vecBeta: jax.Array
     vecSigma: jax.Array
+    vecBest: jax.Array
     matC: jax.Array
     vecN: jax.Array
+    scaM: jax.Array
     scaMinner: jax.Array
-    vecM: jax.Array
-    vecMinner: jax.Array
     matC_last: jax.Array
     vecN_last: jax.Array
     scaM_last: jax.Array
@@ -117,12 +117,15 @@ class Forward(NamedTuple):
         matH: (B, NH, S, DHHV), storage dtype.
         vecN: (B, NH, S) float32, the denominators d_t relative to m_t.
         vecA: (B, NH, S) float32, c q_t.n_t relative to m'_t.
+        vecM, vecMinner: (B, NH, S) float32, the stabilizers m_t and m'_t, natural-log units.
         states: the states.
     """
 
     matH: jax.Array
     vecN: jax.Array
     vecA: jax.Array
+    vecM: jax.Array
+    vecMinner: jax.Array
     states: States
 
 
@@ -141,18 +144,16 @@ def mlstm_chunkwise_fw(arrays: Arrays, options: Options, keep: int | None = None
     states = run_recurrence(arrays, options, keep)
     constants = arrays.launch_options("fw_parallel", options)
     blocks = -(-length // options.chunk_size) * (options.chunk_size // constants["BLOCK_L"])
-    matH, vecN, vecA = launch(
+    matH, *rows = launch(
         mlstm_chunkwise_fw_parallel,
         (
             *arrays[:5],
-            *(states.vecBeta, states.vecSigma, states.matC, states.vecN, states.scaMinner),
-            *(states.vecM, states.vecMinner, length),
-            *(np.float32(dhqk**-0.5), options.log_norm_val, np.float32(options.eps)),
+            *states[:7],
+            *(length, np.float32(dhqk**-0.5), options.log_norm_val, np.float32(options.eps)),
         ),
         (
             jax.ShapeDtypeStruct(arrays.matV.shape, arrays.matQ.dtype),
-            arrays.float32(length),
-            arrays.float32(length),
+            *(arrays.float32(length),) * 4,
         ),
         programs=batch * heads * blocks * -(-dhhv // constants["BLOCK_HV"]),
         CHUNK=options.chunk_size,
@@ -160,7 +161,7 @@ def mlstm_chunkwise_fw(arrays: Arrays, options: Options, keep: int | None = None
         STABILIZE_CORRECTLY=options.stabilize_correctly,
         **constants,
     )
-    return Forward(matH, vecN, vecA, states)
+    return Forward(matH, *rows, states)
 
 
 def run_recurrence(arrays: Arrays, options: Options, keep: int) -> States:
@@ -187,18 +188,17 @@ def run_recurrence(arrays: Arrays, options: Options, keep: int) -> States:
         (
             arrays.operand(kept, dhqk, dhhv),
             arrays.float32(kept, dhqk),
-            arrays.float32(kept),
-            arrays.float32(length),
-            arrays.float32(length),
+            arrays.float32(-(-length // size)),
+            arrays.float32(-(-length // size)),
             arrays.float32(dhqk, dhhv),
             arrays.float32(dhqk),
             arrays.float32(),
         ),
-        programs=batch * heads * -(-dhqk // constants["BLOCK_QK"]) * -(-dhhv // constants["BLOCK_HV"]),
+        programs=batch * heads * -(-dhqk // constants["BLOCK_QK"]) * (-(-dhhv // constants["BLOCK_HV"]) + 1),
         KEEP=keep,
         **constants,
     )
-    return States(vecBeta, vecSigma, *outputs)
+    return States(vecBeta, vecSigma, vecBest, *outputs)
 
 
 def entering_state(arrays: Arrays) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -45,11 +45,11 @@ def mlstm_chunkwise_fw_parallel(
     vecF,  # (B, NH, S) float32
     vecBeta,  # (B, NH, S) float32
     vecSigma,  # (B, NH, S) float32
+    vecBest,  # (B, NH, S) float32
     matC_states,  # (B, NH, NK, DHQK, DHHV)
     vecN_states,  # (B, NH, NK, DHQK) float32
-    scaMinner_states,  # (B, NH, NK) float32
-    vecM,  # (B, NH, S) float32
-    vecMinner,  # (B, NH, S) float32
+    scaM_states,  # (B, NH, NB) float32
+    scaMinner_states,  # (B, NH, NB) float32
     S,
     qk_scale,  # c = DHQK^-1/2
     log_norm_val,  # log(norm_val), -inf for norm_val = 0
@@ -57,6 +57,8 @@ def mlstm_chunkwise_fw_parallel(
     matH,  # (B, NH, S, DHHV) storage dtype
     vecN,  # (B, NH, S) float32, d_t relative to m_t
     vecA,  # (B, NH, S) float32, a'_t = c q_t.n'_t relative to m'_t
+    vecM,  # (B, NH, S) float32, m_t
+    vecMinner,  # (B, NH, S) float32, m'_t
     DHQK: tl.constexpr,
     DHHV: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -84,11 +86,16 @@ def mlstm_chunkwise_fw_parallel(
     row = idx_head * S + token
     phi = log_sigmoid(tl.load(vecF + row, mask=in_rows, other=float("inf")))
     i = tl.load(vecI + row, mask=in_rows, other=float("-inf")).to(tl.float32)
-    m = tl.load(vecM + row, mask=in_rows, other=0.0)
-    inner = finite_or_zero(tl.load(vecMinner + row, mask=in_rows, other=float("inf")))
+    up_to = tl.load(vecBeta + row, mask=in_rows, other=0.0)
+    best = tl.load(vecBest + row, mask=in_rows, other=float("inf"))
+    num_blocks = (S + BLOCK_L - 1) // BLOCK_L
+    # A block beyond the sequence has no states, and no rows either.
+    block = idx_head * num_blocks + tl.minimum(idx_chunk * (CHUNK // BLOCK_L) + idx_block, num_blocks - 1)
+    m = tl.maximum(up_to + tl.load(scaM_states + block), best)
+    minner = tl.maximum(up_to + tl.load(scaMinner_states + block), best)
+    inner = finite_or_zero(minner)
 
     # The earlier blocks of the chunk are whole if this block has a row in the sequence.
-    up_to = tl.load(vecBeta + row, mask=in_rows, other=0.0)
     prefix = up_to
     for distance in range(idx_block):
         before = idx_chunk * CHUNK + (idx_block - distance) * BLOCK_L - 1
@@ -108,7 +115,8 @@ def mlstm_chunkwise_fw_parallel(
         product += dot(q, tl.trans(k), OPERANDS, INTERPRET)
         carried += dot(q, state, OPERANDS, INTERPRET)
         carried_a += tl.sum(q.to(tl.float32) * n[None, :], axis=1)
-    carry = tl.exp(prefix + (tl.load(scaMinner_states + kept) - inner)) * qk_scale
+    entering = tl.load(scaMinner_states + idx_head * num_blocks + idx_chunk * (CHUNK // BLOCK_L))
+    carry = tl.exp(prefix + (entering - inner)) * qk_scale
     numerator = carried * carry[:, None]
     a = carried_a * carry
 
@@ -144,3 +152,5 @@ def mlstm_chunkwise_fw_parallel(
         b_of_m = threshold(of_m, of_m, log_norm_val, STABILIZE_CORRECTLY)
         tl.store(vecN + row, tl.maximum(tl.abs(a) * tl.exp(inner - of_m), b_of_m) + eps, mask=in_rows)
         tl.store(vecA + row, a, mask=in_rows)
+        tl.store(vecM + row, m, mask=in_rows)
+        tl.store(vecMinner + row, minner, mask=in_rows)

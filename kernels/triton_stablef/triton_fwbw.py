@@ -207,9 +207,10 @@ def _forward(static: _Static, inputs: tuple[jax.Array, ...], keep: int) -> tuple
     outputs = (
         forward.matH,
         (states.matC_last, states.vecN_last, states.scaM_last),
-        (forward.vecN, states.vecM),
+        (forward.vecN, forward.vecM),
     )
-    return outputs, (arrays, forward.matH, forward.vecA, None if options.recompute_states_in_bw else states)
+    rows = (forward.matH, forward.vecA, forward.vecM, forward.vecMinner)
+    return outputs, (arrays, rows, None if options.recompute_states_in_bw else states)
 
 
 def _cast(dtype: np.dtype, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -221,12 +222,12 @@ def _mlstm_bwd(static: _Static, residual: tuple[Any, ...], cotangents: tuple[Any
     options = static.options
 
     def backward(
-        arrays: tuple[Any, ...], matH: Any, vecA: Any, states: Any, cotangents: tuple[Any, ...]
+        arrays: tuple[Any, ...], rows: tuple[Any, ...], states: Any, cotangents: tuple[Any, ...]
     ) -> tuple[jax.Array, ...]:
         arrays = Arrays(*arrays)
         if states is None:
             states = run_recurrence(arrays, options, block_l(options.chunk_size))
-        saved = Saved(arrays, options, matH, vecA, states, Cotangents(*cotangents))
+        saved = Saved(arrays, options, *rows, states, Cotangents(*cotangents))
         return mlstm_chunkwise_bw(saved, static.gradient_dtypes)
 
     # No gradient flows through the normalizer that is returned.
