@@ -39,6 +39,9 @@ class Arithmetic(Protocol):
     def at_least(self, x: Any, y: Any) -> Any:
         """The number 1 where x >= y, else 0, elementwise: a decision that enters products."""
 
+    def below(self, x: Any, y: Any) -> Any:
+        """1 - at_least(x, y)."""
+
     def sigmoid(self, x: Any) -> Any:
         """1 / (1 + e^-x), elementwise; 0 at -inf, 1 at +inf."""
 
@@ -83,6 +86,12 @@ class Arithmetic(Protocol):
 
         A state may be held relative to any stabilizer m' (docs/method.md, section 1): the rounding
         that made m' is then no error of the result. Plain arithmetics return m itself.
+        """
+
+    def weigh(self, weight: Any, x: Any) -> Any:
+        """weight x, elementwise, for a sum x whose terms a kernel may have weighted one by one.
+
+        Plain arithmetics return weight * x.
         """
 
     def term(self, x: Any) -> Any:

@@ -71,16 +71,16 @@ def row_cotangents(
 def _one_row(
     ar: Arithmetic, contract: Contract, readout: Any, m: Any, inner: Any, dh: Any, exact: bool
 ) -> tuple[Any, Any]:
-    zero, one, a = ar.array(0.0), ar.array(1.0), readout[..., -1]
+    zero, a = ar.array(0.0), readout[..., -1]
     excess = ar.exp(m - or_zero(ar, inner))
     d = denominator(ar, contract, a, m, inner)
     x = ar.divide(dh, d[..., None])
     y = ar.sum(dh * ar.output(ar.divide(readout[..., :-1], d[..., None])))
-    branch = one - ar.at_least(_threshold(ar, contract, excess, inner), ar.absolute(a))
-    gamma = zero - branch * ar.sign(a) * ar.divide(y, d)
+    decision = _threshold(ar, contract, excess, inner), ar.absolute(a)
+    gamma = zero - ar.below(*decision) * ar.sign(a) * ar.divide(y, d)
     kappa = ar.divide(ar.array(contract.eps), d)
     if not contract.stabilize_correctly:
-        kappa = branch * kappa + (one - branch)
+        kappa = ar.below(*decision) * kappa + ar.at_least(*decision)
     mu = ar.term(zero - kappa * y)
     if not exact:
         gamma = mu = ar.array(np.zeros(a.shape))

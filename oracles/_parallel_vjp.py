@@ -66,36 +66,35 @@ def parallel_vjp(
     last_row = ar.concatenate([(keep_all * ar.dot(d_state, state_0))[..., None], omega * ar.sum(k * last_v)])
     last_matrix = (keep_all[..., None, None] * state_0) + ar.matmul(ar.transpose(k * omega[..., None]), v)
     through_last = ar.term(dm - ar.dot(d_state, last_matrix))
-    M, p = _through_m(ar, inputs, m, mu, through_last if exact else ar.array(0.0) * dm)
+    to_i, to_phi = _through_m(ar, inputs, m, mu, through_last if exact else ar.array(0.0) * dm)
 
     rows = ar.stack([*(shares[..., t, :] for t in range(length)), last_row], -2)
     across = _across(ar, rows, length)
-    one = ar.array(1.0)
-    di = ar.sum(ar.transpose(rows))[..., 1:] + (one - p) * M
-    df = (across + p * M) * ar.sigmoid(ar.array(-inputs.f))
+    di = ar.sum(ar.transpose(rows))[..., 1:] + to_i
+    df = (across + to_phi) * ar.sigmoid(ar.array(-inputs.f))
     gradients = Gradients(ar.output(dq), ar.output(dk), ar.output(dv), ar.output(di), df)
     if inputs.C_0 is None:
         return gradients
     # Relative to m, which does not leave out an empty initial state.
     of_m = ar.exp(_prefix_sums(ar, inputs) + (m_0[..., None] - or_zero(ar, ar.freeze(m))))
     D = ar.matmul(ar.transpose(q * of_m[..., None] * c), x_of_m) + of_m[..., -1, None, None] * d_state
-    dm_0 = ar.sum(ar.transpose(rows))[..., 0] + p[..., 0] * M[..., 0]
+    dm_0 = ar.sum(ar.transpose(rows))[..., 0] + to_phi[..., 0]
     return replace(gradients, C_0=D[..., :-1], n_0=D[..., -1], m_0=dm_0)
 
 
 def _through_m(ar: Arithmetic, inputs: Inputs, m: Any, mu: Any, last: Any) -> tuple[Any, Any]:
-    # M_t and p_t, (..., S): M_t = mu_t + p_{t+1} M_{t+1}, and 0 where m_t = -inf.
+    # (1 - p_t) M_t and p_t M_t, (..., S): M_t = mu_t + p_{t+1} M_{t+1}, and 0 where m_t = -inf.
     phi, i = ar.log_sigmoid(ar.array(inputs.f)), ar.array(inputs.i)
     m_0 = ar.array(inputs.initial_state()[1])
-    total, sums, wins = last, [], []
+    total, to_i, to_phi = last, [], []
     for t in reversed(range(inputs.sizes[0])):
         before = m[..., t - 1] if t else m_0
-        p = ar.at_least(phi[..., t] + before, i[..., t])
+        decision = phi[..., t] + before, i[..., t]
         here = ar.where(ar.is_empty(m[..., t]), ar.array(0.0), mu[..., t] + total)
-        sums.append(here)
-        wins.append(p)
-        total = p * here
-    return ar.stack(sums[::-1], -1), ar.stack(wins[::-1], -1)
+        to_i.append(ar.below(*decision) * here)
+        total = ar.at_least(*decision) * here
+        to_phi.append(total)
+    return ar.stack(to_i[::-1], -1), ar.stack(to_phi[::-1], -1)
 
 
 def _across(ar: Arithmetic, rows: Any, length: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,8 +10,13 @@ import numpy as np
 class PlainArrays:
     """The structural part of the protocol ``Arithmetic``, exact in any numbers."""
 
+    at_least: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
     def where(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.where(condition, x, y)
+
+    def below(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return 1.0 - self.at_least(x, y)
 
     def outer(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return x[..., :, None] * y[..., None, :]
@@ -39,6 +44,9 @@ class PlainArrays:
 
     def freeze(self, m: np.ndarray) -> np.ndarray:
         return m
+
+    def weigh(self, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return weight * x
 
     def term(self, x: np.ndarray) -> np.ndarray:
         return x

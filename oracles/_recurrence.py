@@ -49,7 +49,8 @@ class Recurrence:
         m = ar.maximum(self.phi[..., t] + before.m, self.i[..., t])
         inner = ar.freeze(ar.maximum(self.phi[..., t] + before.inner, self.i[..., t]))
         update = ar.outer(self.take_in(inner, t)[..., None] * self.k[..., t, :], self.v[..., t, :])
-        return State(self.forget(before.inner, inner, t)[..., None, None] * before.matrix + update, m, inner)
+        kept = ar.weigh(self.forget(before.inner, inner, t)[..., None, None], before.matrix)
+        return State(kept + update, m, inner)
 
     def forget(self, before: Any, after: Any, t: int) -> Any:
         """F'_t = exp(phi_t + m'_{t-1} - m'_t), for two stabilizers."""

@@ -21,5 +21,5 @@ def recurrent(ar: Arithmetic, inputs: Inputs, contract: Contract) -> Outputs:
         rows.append((h, denominator_of_m(ar, contract, readout[..., -1], state.m, state.inner), state.m))
 
     h, d, m_rows = zip(*rows, strict=True)
-    last = state.matrix * tokens.to_m(state)
+    last = ar.weigh(tokens.to_m(state), state.matrix)
     return Outputs(ar.stack(h, -2), ar.stack(d, -1), ar.stack(m_rows, -1), last[..., :-1], last[..., -1], state.m)

@@ -75,7 +75,7 @@ class _StepBack:
         self.D_of_m = d_state * ar.exp(last.m - or_zero(ar, ar.freeze(last.m)))[..., None, None]
         to_m = ar.exp(last.inner - or_zero(ar, last.m))[..., None, None]
         self.D = d_state * to_m
-        through_m = ar.term(dm - ar.dot(d_state, last.matrix * to_m))
+        through_m = ar.term(dm - ar.dot(d_state, ar.weigh(to_m, last.matrix)))
         self.M = through_m if exact else ar.array(0.0) * dm
         self.wants_initial = tokens.inputs.C_0 is not None
         self.is_apart = self.wants_initial and bool(tokens.inputs.is_empty().any())
@@ -92,23 +92,24 @@ class _StepBack:
         D = ar.outer(q * tokens.c, x) + self.D
         # The empty state has no token that m could come from.
         M = ar.where(ar.is_empty(after.m), ar.array(0.0), mu + self.M)
-        p = ar.at_least(tokens.phi[..., t] + before.m, tokens.i[..., t])
+        decision = tokens.phi[..., t] + before.m, tokens.i[..., t]
         take_in = tokens.take_in(after.inner, t)[..., None]
         forget = tokens.forget(before.inner, after.inner, t)
 
         dq = ar.matmul(after.matrix, x[..., None])[..., 0] * tokens.c
-        dk = ar.matmul(D, v[..., None])[..., 0] * take_in
-        dv = ar.matmul(k[..., None, :], D)[..., 0, :-1] * take_in
-        di = ar.sum(k * dk) + (ar.array(1.0) - p) * M
-        self.M = p * M
-        dphi = forget * ar.dot(D, before.matrix) + self.M
+        dk = ar.weigh(take_in, ar.matmul(D, v[..., None])[..., 0])
+        dv = ar.weigh(take_in, ar.matmul(k[..., None, :], D)[..., 0, :-1])
+        di = ar.sum(k * dk) + ar.below(*decision) * M
+        self.M = ar.at_least(*decision) * M
+        dphi = ar.weigh(forget, ar.dot(D, before.matrix)) + self.M
         df = dphi * ar.sigmoid(ar.array(-tokens.inputs.f[..., t]))
         self.rows.append((*(ar.output(gradient) for gradient in (dq, dk, dv, di)), df))
 
-        self.D = forget[..., None, None] * D
+        self.D = ar.weigh(forget[..., None, None], D)
         if self.is_apart:
             D_of_m = ar.outer(q * tokens.c, x_of_m) + self.D_of_m
-            self.D_of_m = tokens.forget(ar.freeze(before.m), ar.freeze(after.m), t)[..., None, None] * D_of_m
+            forget_of_m = tokens.forget(ar.freeze(before.m), ar.freeze(after.m), t)
+            self.D_of_m = ar.weigh(forget_of_m[..., None, None], D_of_m)
 
     def gradients(self, start: State) -> Gradients:
         """All rows in the order of the tokens, and those of the initial state if there is one."""

@@ -10,8 +10,11 @@ value. With unit roundoff u and the underflow threshold t of float32 (to first o
 
 Sums are charged by size, not by value: cancellation in one order says nothing of another. The order is
 that of the form, token after token. A term that a chunkwise kernel adds to others of its chunk in an
-order of its own is charged ``depth`` additions when it is made. exp is charged as a GPU computes it, 2^(x log2 e): the
-constant and the product are rounded, and PTX's ex2.approx may be off by 2^-22.5 < 3u.
+order of its own is charged ``depth`` additions when it is made, or twice as many where it sums over pairs
+(``term``). A weight is charged by the size of what it weighs, since each term may have an exp of its own
+(``weigh``). A computed number that enters a dot is charged its rounding to the operand format. exp is
+charged as a GPU computes it, 2^(x log2 e): the constant and the product are rounded, and PTX's ex2.approx
+may be off by 2^-22.5 < 3u.
 
 What it tells: an error above the bound is more than the rounding of such a computation, to first order; a
 less stable formula, such as differences of prefix sums, may exceed it too. An error below the bound proves
@@ -167,11 +170,17 @@ class RunningError:
         return Bounded(value, np.where(np.abs(x.x) <= x.e, 2.0, 0.0), np.abs(value))
 
     def at_least(self, x: Bounded, y: Bounded) -> Bounded:
-        # A decision that rounding may turn is off by 1. inf - inf decides nothing.
+        return self._decision(x, y, np.asarray(x.x >= y.x, np.float64))
+
+    def below(self, x: Bounded, y: Bounded) -> Bounded:
+        return self._decision(x, y, np.asarray(x.x < y.x, np.float64))
+
+    def _decision(self, x: Bounded, y: Bounded, value: np.ndarray) -> Bounded:
+        # One that rounding may turn is off by 1, any other is exact: what it leaves out adds no error.
+        # inf - inf decides nothing.
         with np.errstate(invalid="ignore"):
             sure = np.abs(x.x - y.x) > x.e + y.e
-        value = np.asarray(x.x >= y.x, np.float64)
-        return Bounded(value, np.where(sure, 0.0, 1.0), np.ones_like(value))
+        return Bounded(value, np.where(sure, 0.0, 1.0), np.where(sure, value, 1.0))
 
     def sigmoid(self, x: Bounded) -> Bounded:
         # e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) else: the error of exp, two roundings; |slope| <= value.
@@ -246,6 +255,10 @@ class RunningError:
 
     def freeze(self, m: Bounded) -> Bounded:
         return Bounded(m.x, np.zeros_like(m.x), np.abs(m.x))
+
+    def weigh(self, weight: Bounded, x: Bounded) -> Bounded:
+        # Every term has a rounding of the weight of its own: what cancels in x does not cancel in its errors.
+        return Bounded(weight.x * x.x, (weight * Bounded(x.s, x.e, x.s)).e, weight.s * x.s)
 
     def term(self, x: Bounded) -> Bounded:
         # Over the sources of a chunk, then over its targets.

@@ -27,6 +27,9 @@ def test_elementwise_operations(ar, x, y):
         (ar.sign(a), np.sign(x)),
         (ar.at_least(a, b), float(x >= y)),
         (ar.at_least(a, a), 1.0),
+        (ar.below(a, b), float(x < y)),
+        (ar.weigh(a, b), x * y),
+        (ar.term(a), x),
         (ar.where(np.array([x > y]), a, b), x if x > y else y),
         (ar.exp(ar.array([x / 100])), np.exp(x / 100)),
     ):
@@ -116,7 +119,45 @@ def test_running_error_knows_an_open_decision():
     assert ar.sign(difference).e.tolist() == [2.0]
     assert ar.at_least(difference, ar.array([0.0])).e.tolist() == [1.0]
     assert ar.at_least(ar.array([-np.inf]), ar.array([-np.inf])).e.tolist() == [1.0]
+    assert ar.below(difference, ar.array([0.0])).e.tolist() == [1.0]
     assert ar.sign(third).e.tolist() == ar.at_least(third, ar.array([0.0])).e.tolist() == [0.0]
+    # What a sure decision leaves out adds no error, but for the underflow of the product.
+    left_out = ar.below(third, ar.array([0.0])) * ar.array([1e9])
+    assert left_out.s.tolist() == [0.0]
+    assert left_out.e[0] < 1e-37
+
+
+def test_running_error_of_a_weight_is_that_of_every_term():
+    # 1 + 1/3 - 1 - 1/3 = 0, and each term may have been weighted by another rounding of 1/3.
+    ar = ARITHMETICS["RunningError"]
+    third = ar.divide(ar.array([1.0]), ar.array([3.0]))
+    cancelled = ar.sum(ar.array([[1.0, -1.0]]))
+    assert ar.weigh(third, cancelled).e[0] >= 2.0 * third.e[0]
+    assert ar.weigh(third, cancelled).x.tolist() == [0.0]
+
+
+def test_running_error_of_computed_operands_is_their_rounding():
+    ar = RunningError(Precision.of("bfloat16"), 0)
+    given = ar.array([1.0])
+    computed = ar.exp(ar.array([0.0]))
+    unit = ar.precision.operand
+    for left, right, count in ((given, given, 0), (computed, given, 1), (given, computed, 1), (computed, computed, 2)):
+        assert round(float(ar.outer(left, right).e[0, 0]) / unit, 2) == count
+
+
+@pytest.mark.parametrize("product", ["matmul", "dot", "outer"])
+def test_running_error_of_an_unbounded_number_is_unbounded(product):
+    ar = ARITHMETICS["RunningError"]
+    third = ar.divide(ar.array([1.0, 1.0]), ar.array([3.0, 3.0]))
+    # A denominator that rounding may carry to 0.
+    unbounded = ar.divide(ar.array([1.0, 1.0]), third - third + ar.array([1e-9, 1.0]))
+    assert np.isinf(unbounded.e).tolist() == [True, False]
+    zeros = ar.array([0.0, 0.0])
+    left, right = (unbounded, zeros) if product == "outer" else (unbounded[None, :], zeros[:, None])
+    if product == "dot":
+        right = zeros[None, :]
+    assert np.isinf(getattr(ar, product)(left, right).e).any()
+    assert not np.isnan(getattr(ar, product)(left, right).e).any()
 
 
 def test_mpmath_takes_the_numbers_of_another_context():
