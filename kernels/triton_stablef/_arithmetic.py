@@ -113,16 +113,16 @@ def dot(a, b, OPERANDS: tl.constexpr, INTERPRET: tl.constexpr):
 
 
 @triton.jit
-def causal_dot(weights, x, REVERSE: tl.constexpr, OPERANDS: tl.constexpr, INTERPRET: tl.constexpr):
-    """weights @ x for lower (REVERSE: upper) triangular weights of one chunk.
+def causal_dot(weights, x, OPERANDS: tl.constexpr, INTERPRET: tl.constexpr):
+    """weights @ x for lower triangular weights, where a NaN in a row of x reaches only that row and later ones.
 
-    A masked 0 times a NaN would reach rows that do not see it, so what is not finite in x is taken out of
-    the product and put back where the triangle lets it through.
+    A masked 0 times a NaN reaches every row. Only then the product is made again, without what is not finite in
+    x, which is put back where the triangle lets it through.
     """
-    x = x.to(tl.float32)
-    finite = (x - x) == 0.0
-    product = dot(weights, tl.where(finite, x, 0.0), OPERANDS, INTERPRET)
-    poisoned = tl.where(finite, 0, 1)
-    if tl.sum(tl.sum(poisoned, axis=1), axis=0) > 0:
-        product = tl.where(tl.cumsum(poisoned, axis=0, reverse=REVERSE) > 0, float("nan"), product)
+    product = dot(weights, x, OPERANDS, INTERPRET)
+    if tl.sum(tl.sum(tl.where(product == product, 0, 1), axis=1), axis=0) > 0:
+        wide = x.to(tl.float32)
+        finite = (wide - wide) == 0.0
+        product = dot(weights, tl.where(finite, wide, 0.0), OPERANDS, INTERPRET)
+        product = tl.where(tl.cumsum(tl.where(finite, 0, 1), axis=0) > 0, float("nan"), product)
     return product

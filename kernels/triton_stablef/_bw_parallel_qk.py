@@ -20,7 +20,7 @@ columns of q and k has its own share. Nothing is subtracted:
 import triton
 import triton.language as tl
 
-from kernels.triton_stablef._arithmetic import causal_dot, dot, finite_or_zero, log_sigmoid, to_storage
+from kernels.triton_stablef._arithmetic import dot, finite_or_zero, log_sigmoid, to_storage
 from kernels.triton_stablef._fw_parallel import load_tile, pair_weights
 
 
@@ -73,30 +73,27 @@ def mlstm_chunkwise_bw_parallel_qk(
     in_rows = token < S
     row = idx_head * S + token
 
-    # <D, C> first, while nothing else is in registers.
     states = matC_states + block * (DHQK * DHHV)
     deltas = matDeltaC_states + block * (DHQK * DHHV)
+    pairs = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
+    from_state = tl.zeros((BLOCK_L, BLOCK_QK), tl.float32)
+    to_state = tl.zeros((BLOCK_L, BLOCK_QK), tl.float32)
     n = tl.load(vecN_states + block * DHQK + qk, mask=in_qk, other=0.0)
     delta_n = tl.load(vecDeltaN_states + block * DHQK + qk, mask=in_qk, other=0.0)
     straddling = delta_n * n
     for idx_hv in range((DHHV + BLOCK_HV - 1) // BLOCK_HV):
         hv = idx_hv * BLOCK_HV + tl.arange(0, BLOCK_HV)
-        state = load_tile(states, qk, hv, in_qk, hv < DHHV, DHHV).to(tl.float32)
-        straddling += tl.sum(state * load_tile(deltas, qk, hv, in_qk, hv < DHHV, DHHV).to(tl.float32), axis=1)
-    keep = tl.exp(tl.load(scaDecay + block))
-    chi = tl.where(keep == 0.0, 0.0, keep * tl.sum(straddling, axis=0))
-
-    pairs = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
-    from_state = tl.zeros((BLOCK_L, BLOCK_QK), tl.float32)
-    to_state = tl.zeros((BLOCK_L, BLOCK_QK), tl.float32)
-    for idx_hv in range((DHHV + BLOCK_HV - 1) // BLOCK_HV):
-        hv = idx_hv * BLOCK_HV + tl.arange(0, BLOCK_HV)
         in_hv = hv < DHHV
         dh = load_tile(matDeltaH, row, hv, in_rows, in_hv, DHHV)
         v = load_tile(matV, row, hv, in_rows, in_hv, DHHV)
+        state = load_tile(states, qk, hv, in_qk, in_hv, DHHV)
+        delta = load_tile(deltas, qk, hv, in_qk, in_hv, DHHV)
         pairs += dot(dh, tl.trans(v), OPERANDS, INTERPRET)
-        from_state += dot(dh, tl.trans(load_tile(states, qk, hv, in_qk, in_hv, DHHV)), OPERANDS, INTERPRET)
-        to_state += dot(v, tl.trans(load_tile(deltas, qk, hv, in_qk, in_hv, DHHV)), OPERANDS, INTERPRET)
+        from_state += dot(dh, tl.trans(state), OPERANDS, INTERPRET)
+        to_state += dot(v, tl.trans(delta), OPERANDS, INTERPRET)
+        straddling += tl.sum(state.to(tl.float32) * delta.to(tl.float32), axis=1)
+    keep = tl.exp(tl.load(scaDecay + block))
+    chi = tl.where(keep == 0.0, 0.0, keep * tl.sum(straddling, axis=0))
 
     phi = log_sigmoid(tl.load(vecF + row, mask=in_rows, other=float("inf")))
     i = tl.load(vecI + row, mask=in_rows, other=float("-inf")).to(tl.float32)
@@ -116,8 +113,12 @@ def mlstm_chunkwise_bw_parallel_qk(
 
     q = load_tile(matQ, row, qk, in_rows, in_qk, DHQK)
     k = load_tile(matK, row, qk, in_rows, in_qk, DHQK)
-    dq = causal_dot(pairs, k, False, OPERANDS, INTERPRET) * qk_scale + from_state
-    dk = causal_dot(tl.trans(pairs), q, True, OPERANDS, INTERPRET) * qk_scale + to_state
+    # A masked 0 must not meet a NaN. One in k_t is in the pairs of the targets that see it; one in q_t is in 1 / d_t
+    # and so in all pairs of this target.
+    finite_k = tl.where(k - k == 0.0, k, 0.0)
+    finite_q = tl.where((inverse == inverse)[:, None], q, 0.0)
+    dq = dot(pairs, finite_k, OPERANDS, INTERPRET) * qk_scale + from_state
+    dk = dot(tl.trans(pairs), finite_q, OPERANDS, INTERPRET) * qk_scale + to_state
     entries = row[:, None] * DHQK + qk[None, :]
     in_tile = in_rows[:, None] & in_qk[None, :]
     tl.store(matDeltaQ + entries, to_storage(dq, matDeltaQ.dtype.element_ty, INTERPRET), mask=in_tile)

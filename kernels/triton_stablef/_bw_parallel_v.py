@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from kernels.triton_stablef._arithmetic import causal_dot, dot, finite_or_zero, log_sigmoid, to_storage
+from kernels.triton_stablef._arithmetic import dot, finite_or_zero, log_sigmoid, to_storage
 from kernels.triton_stablef._fw_parallel import load_tile, pair_weights
 
 
@@ -69,6 +69,8 @@ def mlstm_chunkwise_bw_parallel_v(
     weights, seen = pair_weights(phi, i, inner, step)
     weights = tl.where(seen, weights * (product * (inverse * qk_scale)[:, None]), 0.0)
     dh = load_tile(matDeltaH, row, hv, in_rows, in_hv, DHHV)
-    dv = causal_dot(tl.trans(weights), dh, True, OPERANDS, INTERPRET) + to_state * omega[:, None]
+    # A NaN of token t is in 1 / d_t, and so in its weights; a masked 0 must not meet it in dh_t as well.
+    dh = tl.where((inverse == inverse)[:, None], dh, 0.0)
+    dv = dot(tl.trans(weights), dh, OPERANDS, INTERPRET) + to_state * omega[:, None]
     dv = to_storage(dv, matDeltaV.dtype.element_ty, INTERPRET)
     tl.store(matDeltaV + row[:, None] * DHHV + hv[None, :], dv, mask=in_rows[:, None] & in_hv[None, :])

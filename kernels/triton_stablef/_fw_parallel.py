@@ -122,7 +122,7 @@ def mlstm_chunkwise_fw_parallel(
 
     weights, seen = pair_weights(phi, i, inner, step)
     weights = tl.where(seen, weights * (product * qk_scale), 0.0)
-    numerator += causal_dot(weights, load_tile(matV, row, hv, in_rows, in_hv, DHHV), False, OPERANDS, INTERPRET)
+    numerator += causal_dot(weights, load_tile(matV, row, hv, in_rows, in_hv, DHHV), OPERANDS, INTERPRET)
     a += tl.sum(weights, axis=1)
 
     for distance in range(idx_block):

@@ -24,17 +24,17 @@ class Tiles:
 # By kernel and item size in bytes. float32 dots run on the ordinary units and hold their operands in registers, so
 # that their tiles stay small.
 TABLE = {
-    ("fw_recurrent", 2): Tiles(64, 64, 4, 2),
+    ("fw_recurrent", 2): Tiles(64, 64, 4, 3),
     ("fw_recurrent", 4): Tiles(32, 64, 4, 1),
-    ("fw_parallel", 2): Tiles(64, 64, 4, 2),
+    ("fw_parallel", 2): Tiles(64, 128, 4, 2),
     ("fw_parallel", 4): Tiles(32, 64, 4, 1),
-    ("bw_rows", 2): Tiles(16, 64, 4, 1),
+    ("bw_rows", 2): Tiles(16, 128, 2, 1),
     ("bw_rows", 4): Tiles(16, 64, 4, 1),
-    ("bw_recurrent", 2): Tiles(64, 64, 4, 2),
+    ("bw_recurrent", 2): Tiles(64, 64, 4, 3),
     ("bw_recurrent", 4): Tiles(32, 64, 4, 1),
     ("bw_parallel_qk", 2): Tiles(64, 64, 4, 2),
     ("bw_parallel_qk", 4): Tiles(32, 32, 4, 1),
-    ("bw_parallel_v", 2): Tiles(64, 64, 4, 2),
+    ("bw_parallel_v", 2): Tiles(64, 128, 4, 2),
     ("bw_parallel_v", 4): Tiles(32, 32, 4, 1),
 }
 
