@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,12 @@ class Subject:
             return "its signature has no return_last_states, and the case differentiates the last state"
         return None
 
+    def adapt(self, case: Case) -> Case:
+        """The case, with a cotangent of h alone where the subject returns no last state to differentiate."""
+        if case.cotangents == "all" and not self.accepts("return_last_states"):
+            return replace(case, cotangents="h")
+        return case
+
     def call(self, case: Case, problem: Problem) -> dict[str, np.ndarray]:
         """Run the subject, and differentiate it if the case has cotangents.
 
@@ -123,7 +129,8 @@ def _vjp_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise VJPError(f"the VJP raised {type(error).__name__}: {error}") from error
+        hint = "--no-gradients leaves it out"
+        raise VJPError(f"the VJP ({hint}) raised {type(error).__name__}: {error}") from error
 
 
 def _cotangent_of(output: Any, cotangent: np.ndarray | None) -> Any:

@@ -74,6 +74,7 @@ def _with_inputs(constants, *inputs):
     return _mlstm(constants, *inputs), inputs
 
 
+@quiet
 def _back(constants, inputs, cotangents):
     gradients, of_initial = backward(constants, inputs, cotangents)
     rounded = [jnp.asarray(gradient, array.dtype) for gradient, array in zip(gradients, inputs[:5], strict=True)]

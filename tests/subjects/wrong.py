@@ -44,6 +44,11 @@ def bare(q, k, v, i, f):
     return jnp.asarray(mlstm(q, k, v, i, f))
 
 
+def bare_vjp(q, k, v, i, f):
+    """As ``bare``, and differentiable."""
+    return mlstm(q, k, v, i, f)
+
+
 def chatty(q, k, v, i, f):
     """Correct, and prints to stdout in two ways."""
     print("printed by the subject")

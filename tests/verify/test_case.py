@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verify import Case, CaseError, UsageError
-from verify._case import DTYPES
+from verify._case import COTANGENTS, DTYPES
 from verify._regimes import regime_tokens
 from verify._tiers import TIERS
 
@@ -28,6 +28,7 @@ cases = st.builds(
     norm_val=constants,
     eps=constants,
     initial=initials,
+    cotangents=st.sampled_from(sorted(COTANGENTS)),
     seed=st.integers(0, 2**31),
 )
 
@@ -57,7 +58,9 @@ GOOD = Case().id
         ("eps1e-06", "eps-1", "eps is 'eps-1'; expected eps and a number"),
         ("none", "cold", "initial state 'cold' is unknown; expected one of none, warm@NUMBER, empty@NUMBER"),
         ("seed0", "seed-1", "seed is 'seed-1'; expected seed and a number"),
-        (":seed0", "", "has 7 fields; expected 8: regime:shape:dtype"),
+        (":fw", ":back", "cotangents is 'back'; expected one of fw, vjp-h, vjp-last, vjp-all"),
+        # An id from before cases had cotangents.
+        (":fw", "", "has 8 fields; expected 9: regime:shape:dtype:mode:norm_val:eps:initial:cotangents:seed"),
     ],
 )
 def test_error_says_which_field(old, new, message):
@@ -66,7 +69,8 @@ def test_error_says_which_field(old, new, message):
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": -1}, {"eps": -1.0}, {"norm_val": float("nan")}, {"dtype": "half"}, {"heads": 0}]
+    "change",
+    [{"seed": -1}, {"eps": -1.0}, {"norm_val": float("nan")}, {"dtype": "half"}, {"heads": 0}, {"cotangents": "C"}],
 )
 def test_fields_are_checked(change):
     with pytest.raises(CaseError, match=next(iter(change))):
@@ -85,3 +89,27 @@ def test_tier_has_each_case_once_and_every_regime_in_both_modes(tier):
 
 def test_standard_reaches_8192_in_every_dtype():
     assert {case.dtype for case in TIERS["standard"].cases() if case.length >= 8192} == set(DTYPES)
+
+
+@pytest.mark.parametrize("tier", TIERS.values(), ids=lambda tier: tier.name)
+def test_tier_has_gradients_where_they_are_known_to_break(tier):
+    wanted = {
+        "saturated forget gates": lambda case: case.regime in ("forget@-60", "forget@-10", "forget@20"),
+        "a few gates saturated": lambda case: case.regime == "saturated_mix@30",
+        "|q.n| next to norm_val exp(-m)": lambda case: case.regime == "kink@0.01",
+        "exp(-m) beyond float32": lambda case: (case.regime, case.initial) == ("input_gates@-100", "warm@-100"),
+        "i = -inf": lambda case: case.regime == "dead_input",
+        "f = -inf": lambda case: case.regime == "reset",
+        "f = +inf": lambda case: case.regime == "kept",
+        "S = 1": lambda case: case.length == 1,
+        "S one more than the chunk": lambda case: case.length == case.chunk_size + 1,
+        "no eps": lambda case: case.eps == 0.0,
+        "no norm_val": lambda case: case.norm_val == 0.0,
+        "an initial state": lambda case: case.initial == "warm@2",
+        "an initial state of zeros": lambda case: case.initial == "empty@1000",
+        "float16": lambda case: case.dtype == "float16",
+        "bfloat16": lambda case: case.dtype == "bfloat16",
+    }
+    with_gradients = [case for case in tier.cases() if case.cotangents == "all"]
+    assert [what for what, holds in wanted.items() if not any(map(holds, with_gradients))] == []
+    assert {case.cotangents for case in tier.cases()} == set(COTANGENTS)

@@ -13,6 +13,7 @@ from verify import Case
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Case(length=5, dhqk=4, dhhv=4, chunk_size=16)
+GRADIENTS = Case(length=5, dhqk=16, dhhv=16, chunk_size=16, cotangents="all")
 CORRECT = "tests.subjects.correct:mlstm"
 
 
@@ -33,6 +34,14 @@ def run(tmp_path, *arguments, case=TINY, subject=CORRECT):
         ("tests.subjects.wrong:ignores_exp_m", Case(regime="init", length=5, dhqk=4, dhhv=4), 1, "1 inaccurate"),
         ("tests.subjects.wrong:raises", TINY, 1, "worst: MemoryError: no [bold] room"),
         ("tests.subjects.wrong:bare", Case(norm_val=2.0), 3, "1 unsupported"),
+        (CORRECT, GRADIENTS, 0, "1 planned, 1 executed: 1 pass"),
+        ("tests.subjects.wrong:detached", GRADIENTS, 1, "held constant (detached), not those of the forward pass"),
+        (
+            "tests.subjects.wrong:not_differentiable",
+            GRADIENTS,
+            1,
+            "worst: the VJP (--no-gradients leaves it out) raised",
+        ),
     ],
 )
 def test_exit_code_and_table(tmp_path, subject, case, code, told):
@@ -41,6 +50,7 @@ def test_exit_code_and_table(tmp_path, subject, case, code, told):
     assert told in done.stdout
     table = done.stdout.split("repeat it:")[0]
     assert max(map(len, table.splitlines())) <= 100 or "MemoryError" in told
+    assert "Traceback" not in done.stdout
 
 
 def test_repeat_line_repeats(tmp_path):
@@ -146,3 +156,34 @@ def test_listed_cases_parse():
     done = verify("list", "cases", "--tier", "standard", "-k", "float16")
     assert all(Case.parse(line).dtype in ("float16", "bfloat16") for line in done.stdout.splitlines())
     assert "It leaves out" in done.stderr
+
+
+def test_no_gradients_runs_the_forward_pass_alone(tmp_path):
+    subject = "tests.subjects.wrong:not_differentiable"
+    done = run(tmp_path, "--no-gradients", "--json", case=GRADIENTS, subject=subject)
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["results"]
+    assert Case.parse(result["case"]).cotangents == "none"
+    assert [measured["output"] for measured in result["measurements"]] == ["h", "C_last", "n_last", "m_last"]
+
+
+def test_list_of_cases_without_gradients():
+    listed = [Case.parse(line) for line in verify("list", "cases", "--no-gradients").stdout.splitlines()]
+    assert {case.cotangents for case in listed} == {"none"}
+    assert len(set(listed)) == len(listed) > 50
+
+
+def test_tier_adapts_to_a_subject_without_a_last_state(tmp_path):
+    done = verify(
+        "run",
+        "-k",
+        "S1-QK32 and none",
+        "--subject",
+        "tests.subjects.wrong:bare_vjp",
+        "--json",
+        "--out",
+        tmp_path / "run",
+    )
+    document = json.loads(done.stdout)
+    assert [Case.parse(case).cotangents for case in document["planned"]] == ["h"]
+    assert [result["outcome"] for result in document["results"]] == ["pass"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verify import Reference, SuiteError, measure
+from verify import Case, Reference, SuiteError, compute_reference, measure
 
 every_float = st.floats(width=32) | st.sampled_from([0.0, -0.0, math.inf, -math.inf, math.nan])
 bounds = st.floats(0.0, 1e30) | st.sampled_from([0.0, math.inf])
@@ -81,3 +81,25 @@ def test_empty_last_state_of_both_is_no_error():
     values = {"C_last": np.zeros((1, 1, 2, 2)), "n_last": np.zeros((1, 1, 2)), "m_last": np.full((1, 1), -np.inf)}
     reference = Reference(values, {name: np.zeros(value.shape) for name, value in values.items()})
     assert all(one.ratio == 0.0 and one.nonfinite == 0 for one in measure(dict(values), reference))
+
+
+@pytest.mark.parametrize(("actual", "ratio"), [(np.inf, 0.0), (-np.inf, math.inf), (65504.0, 4.5)])
+def test_beyond_float16_only_infinity_is_right(actual, ratio):
+    assert measure_h([actual], [70000.0], [1000.0], np.float16).ratio == pytest.approx(ratio, rel=1e-2)
+
+
+def test_what_is_beyond_float32_is_unknown_and_nothing_else():
+    values = {"dC_0": np.array([[[[0.0, 2.0]]]])}
+    bounds = {"dC_0": np.array([[[[np.inf, 0.5]]]])}
+    reference = Reference(values, bounds, {"dC_0": np.array([[[[True, False]]]])})
+    for beyond in (np.inf, -np.inf, np.nan, 1e30):
+        assert measure({"dC_0": np.array([[[[beyond, 2.25]]]], np.float32)}, reference)[0].ratio == 0.5
+    assert measure({"dC_0": np.array([[[[0.0, np.nan]]]], np.float32)}, reference)[0].nonfinite == 1
+
+
+def test_reference_of_an_empty_state_without_a_denominator_says_what_it_does_not_know():
+    case = Case(length=5, dhqk=4, dhhv=4, norm_val=0.0, eps=0.0, initial="empty@1000", cotangents="all")
+    reference = compute_reference(case)
+    assert reference.unknown["dC_0"].all()
+    assert set(reference.unknown) <= {"dC_0", "dn_0"}
+    assert not any(np.isnan(array).any() for array in (*reference.values.values(), *reference.bounds.values()))

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from oracles import Contract, Float64, recurrent
 from verify import Case, make_problem
 from verify._regimes import REGIMES, generate_gates, regime_tokens
 
@@ -62,6 +63,11 @@ def test_regimes_do_what_they_say():
     i, f = gates("init")
     assert abs(i.mean() + 10) < 1
     assert 2 < f.min() < f.max() < 7
+    i, f = gates("kept")
+    assert (f == np.inf).all()
+    i, f = gates("saturated_mix@30", 2000)
+    assert set(np.unique(f)) == {-30.0, 30.0}
+    assert 0.01 < (f == -30).mean() < 0.03
     stairs = gates("staircase@60")[0].mean(axis=(0, 1))
     assert stairs[-25:].mean() - stairs[:25].mean() > 45
 
@@ -75,3 +81,41 @@ def test_initial_states(initial, m_0):
     arrays = make_problem(dataclasses.replace(BASE, initial=initial)).arrays
     assert np.abs(arrays["m_initial"] - m_0).max() < 6
     assert (arrays["c_initial"] == 0).all() == initial.startswith("empty")
+
+
+COTANGENTS = {"h": (2, 2, 40, 4), "C_last": (2, 2, 8, 4), "n_last": (2, 2, 8), "m_last": (2, 2)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("which", "names"), [("none", ()), ("h", ("h",)), ("last", tuple(COTANGENTS)[1:]), ("all", tuple(COTANGENTS))]
+)
+def test_cotangents(which, names, dtype):
+    problem = make_problem(dataclasses.replace(BASE, cotangents=which, dtype=dtype))
+    assert {name: array.shape for name, array in problem.cotangents.items()} == {n: COTANGENTS[n] for n in names}
+    for name, array in problem.cotangents.items():
+        assert array.dtype.name == (dtype if name == "h" else "float32")
+        np.testing.assert_array_equal(array.astype(np.float64), getattr(problem.exact_cotangents, name))
+    assert all(getattr(problem.exact_cotangents, name) is None for name in set(COTANGENTS) - set(names))
+
+
+def test_cotangents_change_no_input_and_are_those_of_the_case_with_more_of_them():
+    plain = make_problem(BASE).arrays
+    all_of_them = make_problem(dataclasses.replace(BASE, cotangents="all"))
+    for name, array in plain.items():
+        np.testing.assert_array_equal(array, all_of_them.arrays[name])
+    for which in ("h", "last"):
+        for name, array in make_problem(dataclasses.replace(BASE, cotangents=which)).cotangents.items():
+            np.testing.assert_array_equal(array, all_of_them.cotangents[name])
+
+
+@pytest.mark.parametrize("correct", [True, False])
+def test_kink_puts_the_denominator_next_to_its_switch_on_both_sides(correct):
+    case = dataclasses.replace(BASE, regime="kink@0.01", initial="none", stabilize_correctly=correct, eps=0.0)
+    problem = make_problem(case)
+    m = recurrent(Float64(), problem.inputs, problem.contract).m
+    a = recurrent(Float64(), problem.inputs, Contract(0.0, 0.0, correct)).n
+    relative = a / (np.exp(-m) if correct else 1.0)
+    # q is rounded to float32, which is seen where q.n cancels.
+    np.testing.assert_allclose(np.abs(relative - 1.0), 0.01, rtol=1e-2)
+    assert ((relative > 1.0) == (np.arange(case.length) % 2 == 0)).all()

@@ -1,5 +1,7 @@
 """The expression of -k, against Python's own evaluation, and its errors."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,3 +54,15 @@ def test_ids_replace_the_tier():
 def test_unknown_tier():
     with pytest.raises(UsageError, match="--tier is 'huge'; expected one of smoke, standard"):
         select_cases("huge", [], None)
+
+
+def test_without_gradients_each_forward_case_is_there_once():
+    plain = select_cases("smoke", [], "ordinary and S70", gradients=False)
+    assert {case.cotangents for case in plain} == {"none"}
+    assert len(set(plain)) == len(plain)
+    # -k is for the ids of the tier, whatever is then left out of them.
+    assert select_cases("smoke", [], "vjp-last", gradients=False) == [
+        dataclasses.replace(case, cotangents="none") for case in select_cases("smoke", [], "vjp-last")
+    ]
+    case = Case(cotangents="all")
+    assert select_cases("smoke", [case.id], None, gradients=False) == [dataclasses.replace(case, cotangents="none")]

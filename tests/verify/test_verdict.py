@@ -1,13 +1,28 @@
 """Every outcome is reached, for the reason it names."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import verify
-from verify import Case, Outcome, Subject, SuiteError, UsageError, load_subject, run_case
+from verify import (
+    Case,
+    Outcome,
+    Subject,
+    SuiteError,
+    UsageError,
+    compute_reference,
+    judge,
+    load_subject,
+    run_case,
+)
 from verify._runner import run_cases
 
 CASE = Case(length=20, dhqk=8, dhhv=4, chunk_size=16)
+GRADIENTS = replace(CASE, cotangents="all")
+LARGER = Case(length=20, dhqk=16, dhhv=16, chunk_size=16, initial="warm@1", cotangents="all")
+WITH_STATE = replace(GRADIENTS, initial="warm@1", dtype="bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -31,6 +46,30 @@ CASE = Case(length=20, dhqk=8, dhhv=4, chunk_size=16)
         ("wrong:bare", Case(eps=0.0), Outcome.UNSUPPORTED, "has no eps"),
         ("wrong:bare", Case(stabilize_correctly=False), Outcome.UNSUPPORTED, "has no stabilize_correctly"),
         ("wrong:bare", Case(initial="warm@1"), Outcome.UNSUPPORTED, "has no c_initial, n_initial, m_initial"),
+        ("correct:mlstm", GRADIENTS, Outcome.PASS, "times the bound"),
+        ("correct:mlstm", WITH_STATE, Outcome.PASS, "times the bound"),
+        ("wrong:bare", GRADIENTS, Outcome.UNSUPPORTED, "has no return_last_states, and the case differentiates"),
+        ("wrong:shifts_df", GRADIENTS, Outcome.INACCURATE, r"^df\[0, 0, \d+\] is"),
+        ("wrong:nan_in_dk", GRADIENTS, Outcome.NONFINITE, r"^1 elements of dk are not finite; dk\[0, 0, 3, 1\] is nan"),
+        ("wrong:float32_dq", WITH_STATE, Outcome.WRONG_DTYPE, "^dq is float32; expected bfloat16"),
+        ("wrong:one_token_less_of_dv", GRADIENTS, Outcome.CRASH, r"^the VJP \(--no-gradients leaves it out\) raised"),
+        ("wrong:ignores_dC_last", GRADIENTS, Outcome.INACCURATE, r"^d[kvif]"),
+        ("wrong:ignores_dC_last", replace(GRADIENTS, cotangents="h"), Outcome.PASS, "times the bound"),
+        (
+            "wrong:not_differentiable",
+            GRADIENTS,
+            Outcome.CRASH,
+            r"^the VJP \(--no-gradients leaves it out\) raised TracerArrayConversionError",
+        ),
+        ("wrong:not_differentiable", CASE, Outcome.PASS, "times the bound"),
+        # The wrong shape of an output is told as such, though its cotangent does not fit.
+        ("wrong:one_token_less", replace(CASE, cotangents="h"), Outcome.WRONG_SHAPE, "^h has shape"),
+        (
+            "wrong:detached",
+            LARGER,
+            Outcome.INACCURATE,
+            r"bound; the gradients are those with the normalizer held constant",
+        ),
     ],
 )
 def test_outcome(name, case, outcome, reason):
@@ -95,3 +134,39 @@ def test_a_reference_that_fails_is_the_suites_own_failure(jobs, monkeypatch):
 def test_public_names():
     assert sorted(verify.__all__) == verify.__all__
     assert all(hasattr(verify, name) for name in verify.__all__)
+
+
+def test_only_a_detached_gradient_is_called_detached():
+    for name in ("shifts_df", "ignores_dC_last"):
+        assert "detached" not in run_case(GRADIENTS, load_subject(f"tests.subjects.wrong:{name}")).verdict.reason
+
+
+def test_gradients_that_do_not_tell_exact_from_detached_pass():
+    # h is 0 to float32 here, and so is all that passes through its denominator.
+    case = replace(LARGER, regime="input_gates@-100", initial="none", cotangents="h")
+    assert run_case(case, load_subject("tests.subjects.wrong:detached")).verdict.outcome is Outcome.PASS
+
+
+def test_gradients_have_the_shapes_and_dtypes_of_the_inputs():
+    def judged(**changes):
+        case = replace(WITH_STATE, dtype="float16")
+        reference = compute_reference(case)
+        dtypes = dict.fromkeys(("h", "dq", "dk", "dv", "di"), np.float16)
+        outputs = {n: np.asarray(x, dtypes.get(n, np.float32)) for n, x in reference.values.items()}
+        return judge(case, outputs | {name: change(outputs[name]) for name, change in changes.items()}, reference)
+
+    assert judged().outcome is Outcome.PASS
+    for name in ("dq", "dk", "dv", "di", "df", "dC_0", "dn_0", "dm_0"):
+        assert judged(**{name: lambda x: x.astype(np.float64)}).outcome is Outcome.WRONG_DTYPE
+        assert judged(**{name: lambda x: x[:, :0]}).outcome is Outcome.WRONG_SHAPE
+        assert judged(**{name: lambda x: x * np.nan}).outcome is Outcome.NONFINITE
+        assert judged(**{name: lambda x: -x}).outcome is Outcome.INACCURATE, name
+
+
+def test_a_subject_without_a_last_state_is_asked_for_the_gradient_of_h():
+    bare, whole = (load_subject(f"tests.subjects.{name}") for name in ("wrong:bare", "correct:mlstm"))
+    assert bare.adapt(GRADIENTS) == replace(GRADIENTS, cotangents="h")
+    assert whole.adapt(GRADIENTS) == GRADIENTS
+    for cotangents in ("none", "h", "last"):
+        case = replace(GRADIENTS, cotangents=cotangents)
+        assert bare.adapt(case) == case

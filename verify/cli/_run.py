@@ -43,6 +43,8 @@ def run(
     with _clean_stdout() if as_json else contextlib.nullcontext():
         choose_backend(backend)
         loaded = load_subject(subject)
+        if not case:
+            cases = list(dict.fromkeys(loaded.adapt(planned) for planned in cases))
         _execute(cases, loaded, directory, jobs)
     manifest, records = read_run(directory)
     if as_json:
