@@ -93,6 +93,12 @@ def _saturated_mix(rng: np.random.Generator, shape: tuple[int, ...], level: floa
     return rng.standard_normal(shape), np.where(rng.random(shape) < 0.02, -level, level)
 
 
+def _balanced(rng: np.random.Generator, shape: tuple[int, ...], level: float) -> Gates:
+    f = level + rng.standard_normal(shape)
+    forgotten = np.minimum(f, 0.0) - np.log1p(np.exp(-np.abs(f)))
+    return np.cumsum(forgotten, axis=-1) + rng.standard_normal(shape), f
+
+
 def _queries_at_the_kink(inputs: Inputs, contract: Contract, distance: float) -> np.ndarray:
     """q_t scaled so that |c q_t.n_t| = (1 +- distance) b_t, the sides alternating with t.
 
@@ -150,6 +156,12 @@ _ALL = (
         "2 % of f at minus the parameter in a field of plus the parameter: differences of prefix sums drown.",
         (30.0,),
         _saturated_mix,
+    ),
+    Regime(
+        "balanced",
+        "i falls as fast as the gates near the parameter forget: all tokens weigh alike, and exp(-m) leaves float32.",
+        (-3.0,),
+        _balanced,
     ),
     Regime(
         "kink",

@@ -136,6 +136,11 @@ def test_running_error_of_a_weight_is_that_of_every_term():
     assert ar.weigh(third, cancelled).x.tolist() == [0.0]
 
 
+def test_running_error_of_a_term_is_that_of_sums_over_the_pairs_of_a_chunk():
+    term = ARITHMETICS["RunningError"].term(ARITHMETICS["RunningError"].array([3.0]))
+    assert term.e.tolist() == [2 * 16 * 2.0**-24 * 3.0]
+
+
 def test_running_error_of_computed_operands_is_their_rounding():
     ar = RunningError(Precision.of("bfloat16"), 0)
     given = ar.array([1.0])

@@ -1,5 +1,6 @@
 """The running error bound holds for correct float32 code and is exceeded by planted faults."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -150,3 +151,14 @@ def test_lower_precision_and_longer_chunks_widen_the_bound():
         assert (bounds("tf32", 16)[output] > bounds("float32", 16)[output]).all()
         assert (bounds("bfloat16", 16)[output] > bounds("float16", 16)[output]).mean() > 0.9
         assert (bounds("float32", 64)[output] > bounds("float32", 16)[output]).all()
+
+
+def test_what_comes_back_through_the_last_state_has_the_error_of_its_m():
+    # The state is returned relative to a rounded m of 1000 or so: exp(m) C, which is fixed, is off by its error.
+    case = dataclasses.replace(case_of("forget@10", initial="warm@1000"), cotangents="last")
+    for initial in ("warm@1000", "empty@1000"):
+        reference_of = reference(dataclasses.replace(case, initial=initial))
+        bounds, values = reference_of.bounds, reference_of.values
+        assert bounds["m_last"].min() > 1e-4
+        # C_0 is read through the last state alone, so its gradient is exp(m) dC_last.
+        assert (bounds["dC_0"] >= 0.99 * bounds["m_last"][..., None, None] * np.abs(values["dC_0"])).all()

@@ -103,3 +103,11 @@ def test_reference_of_an_empty_state_without_a_denominator_says_what_it_does_not
     assert reference.unknown["dC_0"].all()
     assert set(reference.unknown) <= {"dC_0", "dn_0"}
     assert not any(np.isnan(array).any() for array in (*reference.values.values(), *reference.bounds.values()))
+
+
+def test_bound_of_gradients_knows_what_underflow_may_lose():
+    # exp(-m) leaves float32 along the sequence; pairs are lost one by one before h is 0.
+    case = Case(regime="balanced@-3", length=70, dhqk=32, dhhv=32, chunk_size=32, cotangents="all")
+    reference = compute_reference(case)
+    lost = case.length * case.chunk_size * case.dhqk * 2.0**-126
+    assert all(reference.bounds[name].min() >= lost for name in ("dq", "dk", "dv", "di", "df"))

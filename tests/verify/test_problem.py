@@ -63,6 +63,9 @@ def test_regimes_do_what_they_say():
     i, f = gates("init")
     assert abs(i.mean() + 10) < 1
     assert 2 < f.min() < f.max() < 7
+    i, f = gates("balanced@-3")
+    assert np.ptp(i - np.cumsum(-np.log1p(np.exp(-f)), -1)) < 12
+    assert i.min() < -500
     i, f = gates("kept")
     assert (f == np.inf).all()
     i, f = gates("saturated_mix@30", 2000)
