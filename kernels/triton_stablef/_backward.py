@@ -20,6 +20,7 @@ from kernels.triton_stablef._bw_parallel_v import mlstm_chunkwise_bw_parallel_v
 from kernels.triton_stablef._bw_recurrent import mlstm_chunkwise_bw_recurrent
 from kernels.triton_stablef._bw_rows import mlstm_chunkwise_bw_rows
 from kernels.triton_stablef._forward import Arrays, Options, States, entering_state
+from kernels.triton_stablef._inner import mlstm_chunkwise_inner
 from kernels.triton_stablef._tiles import block_l, tiles
 
 
@@ -152,16 +153,14 @@ def _last_gradients(saved: Saved) -> tuple[jax.Array, jax.Array, jax.Array]:
     # The empty state comes from no token that a change of m could reach.
     empty = jnp.isneginf(states.scaM_last)
     if saved.options.normalizer_grad == "exact":
-        through_states = jnp.sum(dC * states.matC_last, axis=(2, 3)) + jnp.sum(dn * states.vecN_last, axis=2)
-        message = jnp.where(empty, 0.0, dm - through_states)
+        message = jnp.where(empty, 0.0, dm - _inner(dC, dn, states.matC_last, states.vecN_last))
     to_m = jnp.exp(saved.vecMinner[:, :, -1] - jnp.where(empty, 0.0, states.scaM_last))
     return dC * to_m[..., None, None], dn * to_m[..., None], message
 
 
 def _initial_gradients(saved: Saved, gradients: StateGradients) -> tuple[jax.Array, ...]:
     matC, vecN, scaM, inner = entering_state(saved.arrays)
-    through_states = jnp.sum(gradients.matDeltaC_initial * matC, axis=(2, 3))
-    through_states += jnp.sum(gradients.vecDeltaN_initial * vecN, axis=2)
+    through_states = _inner(gradients.matDeltaC_initial, gradients.vecDeltaN_initial, matC, vecN)
     # m' leaves an empty initial state out: its gradient is relative to m.
     empty = jnp.isneginf(inner)
     others = 1 - empty.astype(jnp.int32)
@@ -173,6 +172,25 @@ def _initial_gradients(saved: Saved, gradients: StateGradients) -> tuple[jax.Arr
         jnp.where(empty[..., None], of_empty.vecDeltaN_initial, gradients.vecDeltaN_initial),
         through_states + gradients.scaQ_initial,
     )
+
+
+def _inner(matA: jax.Array, vecA: jax.Array, matC: jax.Array, vecN: jax.Array) -> jax.Array:
+    # Not jnp.sum: the order of its sum, and with it the last bit, depends on what it is compiled with.
+    batch, heads, dhqk, dhhv = matA.shape
+    tile = tiles("inner", dhqk, dhhv, matA.dtype.itemsize)
+    (inner,) = launch(
+        mlstm_chunkwise_inner,
+        (matA, vecA, matC, vecN),
+        (jax.ShapeDtypeStruct((batch, heads), jnp.float32),),
+        programs=batch * heads,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        DHQK=dhqk,
+        DHHV=dhhv,
+        BLOCK_QK=tile.block_qk,
+        BLOCK_HV=tile.block_hv,
+    )
+    return inner
 
 
 def _walk_back(

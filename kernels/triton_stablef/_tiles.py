@@ -21,27 +21,29 @@ class Tiles:
     num_stages: int
 
 
-# By kernel and item size in bytes. float32 dots run on the ordinary units and hold their operands in registers, so
-# that their tiles stay small.
+# By kernel and item size in bytes: (largest DHQK, tiles), the first that fits. Measured on an H100 for 16-bit items
+# (reports/README.md). float32 dots run on the ordinary units and hold their operands in registers, so that their
+# tiles stay small.
 TABLE = {
-    ("fw_recurrent", 2): Tiles(64, 64, 4, 3),
-    ("fw_recurrent", 4): Tiles(32, 64, 4, 1),
-    ("fw_parallel", 2): Tiles(64, 128, 4, 2),
-    ("fw_parallel", 4): Tiles(32, 64, 4, 1),
-    ("bw_rows", 2): Tiles(16, 128, 2, 1),
-    ("bw_rows", 4): Tiles(16, 64, 4, 1),
-    ("bw_recurrent", 2): Tiles(64, 64, 4, 3),
-    ("bw_recurrent", 4): Tiles(32, 64, 4, 1),
-    ("bw_parallel_qk", 2): Tiles(64, 64, 4, 2),
-    ("bw_parallel_qk", 4): Tiles(32, 32, 4, 1),
-    ("bw_parallel_v", 2): Tiles(64, 128, 4, 2),
-    ("bw_parallel_v", 4): Tiles(32, 32, 4, 1),
+    ("fw_recurrent", 2): ((512, Tiles(64, 64, 4, 3)),),
+    ("fw_recurrent", 4): ((512, Tiles(32, 64, 4, 1)),),
+    ("fw_parallel", 2): ((512, Tiles(64, 128, 4, 3)),),
+    ("fw_parallel", 4): ((512, Tiles(32, 64, 4, 1)),),
+    ("bw_rows", 2): ((512, Tiles(16, 128, 2, 1)),),
+    ("bw_rows", 4): ((512, Tiles(16, 64, 4, 1)),),
+    ("bw_recurrent", 2): ((512, Tiles(64, 64, 4, 3)),),
+    ("bw_recurrent", 4): ((512, Tiles(32, 64, 4, 1)),),
+    ("bw_parallel_qk", 2): ((64, Tiles(64, 64, 4, 3)), (512, Tiles(128, 64, 8, 3))),
+    ("bw_parallel_qk", 4): ((512, Tiles(32, 32, 4, 1)),),
+    ("bw_parallel_v", 2): ((64, Tiles(64, 64, 4, 2)), (512, Tiles(64, 128, 8, 2))),
+    ("bw_parallel_v", 4): ((512, Tiles(32, 32, 4, 1)),),
+    ("inner", 4): ((512, Tiles(64, 64, 4, 1)),),
 }
 
 
 def tiles(kernel: str, dhqk: int, dhhv: int, itemsize: int) -> Tiles:
     """The tiles of a kernel for a shape and the item size of the storage dtype in bytes."""
-    entry = TABLE[kernel, itemsize]
+    entry = next(tile for largest, tile in TABLE[kernel, itemsize] if dhqk <= largest)
     return Tiles(
         min(entry.block_qk, power_of_two(dhqk)),
         min(entry.block_hv, power_of_two(dhhv)),

@@ -23,4 +23,9 @@ def folds_into_batch(function: Callable[..., Any]) -> Callable[..., Any]:
         outputs = jax.tree.map(lambda array: array.reshape(axis_size, -1, *array.shape[1:]), folded)
         return outputs, jax.tree.map(lambda _: True, outputs)
 
-    return mappable
+    def call(*arguments: Any) -> Any:
+        # custom_vmap traces and compiles what it calls; outside of any transformation there is nothing to map.
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
+        return mappable(*arguments) if traced else function(*arguments)
+
+    return call

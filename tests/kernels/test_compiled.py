@@ -18,7 +18,7 @@ COMPILE = textwrap.dedent(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from kernels.triton_stablef import _bw_gates, _bw_parallel_qk, _bw_parallel_v, _bw_recurrent, _bw_rows
-    from kernels.triton_stablef import _fw_parallel, _fw_recurrent, _gates
+    from kernels.triton_stablef import _fw_parallel, _fw_recurrent, _gates, _inner
 
     storage, operands = sys.argv[1:]
     constants = dict(DHQK=48, DHHV=48, CHUNK=32, KEEP=32, BLOCK_L=32, BLOCK_QK=32, BLOCK_HV=32, OPERANDS=operands)
@@ -37,6 +37,7 @@ COMPILE = textwrap.dedent(
         _bw_parallel_qk.mlstm_chunkwise_bw_parallel_qk,
         _bw_parallel_v.mlstm_chunkwise_bw_parallel_v,
         _bw_gates.mlstm_chunkwise_bw_gates,
+        _inner.mlstm_chunkwise_inner,
     )
     for kernel in kernels:
         names = kernel.arg_names
@@ -44,9 +45,7 @@ COMPILE = textwrap.dedent(
         pointers = {name: "*" + operand.get(name, storage if name in stored else "fp32") for name in names}
         types_ = {name: "constexpr" if name in own else scalars.get(name, pointers[name]) for name in names}
         source = ASTSource(fn=kernel, signature=types_, constexprs=own)
-        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
-        print("//", kernel.fn.__name__, "spills", compiled.n_spills if hasattr(compiled, "n_spills") else "")
-        print(compiled.asm["ptx"])
+        print(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"])
     """
 )
 

@@ -1,0 +1,83 @@
+"""The backward kernels against the oracle, over shapes, dtypes, chunk sizes and initial states."""
+
+import numpy as np
+import pytest
+
+from verify import Case, Outcome, load_subject, run_case
+
+SUBJECT = "kernels:mlstm_chunkwise_triton_stablef"
+GRADIENTS = {"dq", "dk", "dv", "di", "df", "dC_0", "dn_0", "dm_0"}
+SHAPES = [
+    (1, 16, 16, 16),
+    (15, 48, 80, 16),
+    (33, 80, 48, 32),
+    (65, 96, 16, 64),
+    (129, 16, 96, 128),
+    (40, 144, 16, 32),
+]
+
+
+def verdict_of(case):
+    return run_case(case, load_subject(SUBJECT)).verdict
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("length", "dhqk", "dhhv", "chunk_size"), SHAPES)
+def test_shape_passes(length, dhqk, dhhv, chunk_size, dtype):
+    sizes = {"length": length, "dhqk": dhqk, "dhhv": dhhv, "chunk_size": chunk_size}
+    verdict = verdict_of(Case(**sizes, dtype=dtype, initial="warm@2", cotangents="all"))
+    assert verdict.outcome is Outcome.PASS, verdict.reason
+    assert {measured.output for measured in verdict.measurements} > GRADIENTS
+
+
+@pytest.mark.parametrize("correct", [True, False])
+@pytest.mark.parametrize("m_0", [-1000, -50, 50, 1000])
+@pytest.mark.parametrize("state", ["warm", "empty"])
+def test_initial_state_passes(state, m_0, correct):
+    sizes = {"length": 40, "dhqk": 16, "dhhv": 16, "chunk_size": 16, "heads": 2}
+    initial = f"{state}@{m_0}"
+    verdict = verdict_of(Case(**sizes, initial=initial, stabilize_correctly=correct, cotangents="all"))
+    assert verdict.outcome is Outcome.PASS, verdict.reason
+
+
+def test_gates_that_forget_all_keep_the_accuracy_of_df():
+    # What the sums without a subtraction are for: the peers' df is off by e^60 here.
+    case = Case("forget@-60", length=64, dhqk=16, dhhv=16, chunk_size=32, cotangents="h")
+    verdict = verdict_of(case)
+    assert verdict.outcome is Outcome.PASS, verdict.reason
+    df = next(measured for measured in verdict.measurements if measured.output == "df")
+    assert df.normwise < 1e-5 < df.normwise * 1e3
+
+
+def test_detached_is_told_from_exact():
+    from functools import partial
+
+    from kernels import mlstm_chunkwise_triton_stablef
+    from verify import Subject
+
+    case = Case(length=40, dhqk=16, dhhv=16, chunk_size=16, cotangents="all", initial="warm@2")
+    function = partial(mlstm_chunkwise_triton_stablef, normalizer_grad="detached")
+    verdict = run_case(case, Subject("detached", function, None)).verdict
+    assert verdict.outcome is Outcome.INACCURATE
+    assert "normalizer held constant (detached)" in verdict.reason
+
+
+def test_only_gradients_of_computed_operands_are_rounded():
+    # float32 inputs of a bfloat16 kernel get gradients that are not rounded to bfloat16.
+    import jax
+    import jax.numpy as jnp
+    import ml_dtypes
+
+    from kernels import mlstm_chunkwise_triton_stablef as mlstm
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((1, 1, 20, 16)).astype(np.float32) for _ in range(3)]
+    arrays += [rng.standard_normal((1, 1, 20)).astype(np.float32) for _ in range(2)]
+
+    def loss(*arrays):
+        return jnp.sum(mlstm(*arrays, chunk_size=16, autocast_kernel_dtype="bfloat16").astype(jnp.float32) ** 2)
+
+    for gradient in jax.grad(loss, argnums=range(5))(*arrays):
+        assert gradient.dtype == jnp.float32
+        stored = np.asarray(gradient).astype(ml_dtypes.bfloat16).astype(np.float32)
+        assert (stored != np.asarray(gradient)).any()
