@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import nox
 
@@ -38,17 +39,22 @@ def verify(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test suite. Arguments go to pytest."""
-    _install(session, "tests", *_backend_extras(session))
-    session.run("python", "-m", "pytest", *session.posargs)
+    """The test suite, on all cores where there is no GPU to share. Arguments go to pytest."""
+    gpu = _backend_extras(session)
+    _install(session, "tests", *gpu)
+    workers = () if gpu else ("-n", "auto")
+    # One thread a worker: they share the cores.
+    session.run("python", "-m", "pytest", *workers, *session.posargs, env={"OPENBLAS_NUM_THREADS": "1"})
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """pytest-benchmark figures of oracles and kernels; no test."""
+    """pytest-benchmark figures of oracles and kernels, and on a GPU the table beside mlstm_kernels; no test."""
     _install(session, "tests", *_backend_extras(session))
+    written = Path(session.create_tmp()) / "bench.json"
     options = ("--benchmark-only", "--benchmark-columns=median,iqr,rounds", "--benchmark-group-by=group")
-    session.run("python", "-m", "pytest", "tests/bench", *options, *session.posargs)
+    session.run("python", "-m", "pytest", "tests/bench", *options, f"--benchmark-json={written}", *session.posargs)
+    session.run("python", "tests/bench/table.py", str(written))
 
 
 @nox.session

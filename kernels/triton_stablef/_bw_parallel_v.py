@@ -1,6 +1,6 @@
 """Backward kernel 4: dv, one block of tokens and of columns each (docs/method.md, section 12).
 
-    dv_s = sum_{j >= s} W_{j,s} c (q_j.k_s) x_j + omega_s D_{k+1}^T k_s
+dv_s = sum_{j >= s} W_{j,s} c (q_j.k_s) x_j + omega_s D_{k+1}^T k_s
 """
 
 import triton

@@ -16,9 +16,8 @@ FLOOR = tl.constexpr(1.1754944e-38)
 @triton.jit
 def threshold(m, inner, log_norm_val, STABILIZE_CORRECTLY: tl.constexpr):
     """b'. An overflow to inf is right: h is 0 to float32 then."""
-    if STABILIZE_CORRECTLY:
-        exponent = log_norm_val - inner
-    else:
+    exponent = log_norm_val - inner
+    if not STABILIZE_CORRECTLY:
         exponent = log_norm_val + (m - inner)
     return tl.exp(exponent)
 

@@ -144,7 +144,7 @@ def mlstm_chunkwise_fw(arrays: Arrays, options: Options, keep: int | None = None
     states = run_recurrence(arrays, options, keep)
     constants = arrays.launch_options("fw_parallel", options)
     blocks = -(-length // options.chunk_size) * (options.chunk_size // constants["BLOCK_L"])
-    matH, *rows = launch(
+    matH, vecN, vecA, vecM, vecMinner = launch(
         mlstm_chunkwise_fw_parallel,
         (
             *arrays[:5],
@@ -161,7 +161,7 @@ def mlstm_chunkwise_fw(arrays: Arrays, options: Options, keep: int | None = None
         STABILIZE_CORRECTLY=options.stabilize_correctly,
         **constants,
     )
-    return Forward(matH, *rows, states)
+    return Forward(matH, vecN, vecA, vecM, vecMinner, states)
 
 
 def run_recurrence(arrays: Arrays, options: Options, keep: int) -> States:

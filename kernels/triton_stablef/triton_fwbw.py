@@ -222,12 +222,13 @@ def _mlstm_bwd(static: _Static, residual: tuple[Any, ...], cotangents: tuple[Any
     options = static.options
 
     def backward(
-        arrays: tuple[Any, ...], rows: tuple[Any, ...], states: Any, cotangents: tuple[Any, ...]
+        inputs: tuple[Any, ...], rows: tuple[Any, ...], states: Any, cotangents: tuple[Any, ...]
     ) -> tuple[jax.Array, ...]:
-        arrays = Arrays(*arrays)
+        arrays = Arrays(*inputs)
         if states is None:
             states = run_recurrence(arrays, options, block_l(options.chunk_size))
-        saved = Saved(arrays, options, *rows, states, Cotangents(*cotangents))
+        matH, vecA, vecM, vecMinner = rows
+        saved = Saved(arrays, options, matH, vecA, vecM, vecMinner, states, Cotangents(*cotangents))
         return mlstm_chunkwise_bw(saved, static.gradient_dtypes)
 
     # No gradient flows through the normalizer that is returned.

@@ -99,7 +99,9 @@ def test_without_last_states_there_are_none():
 @pytest.mark.parametrize("make", [_get_chunkwise_fwbw_kernel, _mlstm_chunkwise_fwbw_generator])
 @pytest.mark.parametrize("dtype", ["float64", "int8", jnp.float64, "bf16", None, 3])
 def test_unsupported_dtype(make, dtype):
-    with pytest.raises(ValueError, match="Unsupported kernel dtype .*: autocast_kernel_dtype is one of float32, float"):
+    with pytest.raises(
+        ValueError, match=r"Unsupported kernel dtype .*: autocast_kernel_dtype is one of float32, float"
+    ):
         make(dtype)
 
 
@@ -173,7 +175,8 @@ def test_forward_mode_is_refused(transform):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_gradients_have_the_dtypes_of_the_inputs(dtype, kernel_dtype):
     arrays = [x.astype(dtype) for x in draw() + draw_state()]
-    for array, gradient in zip(arrays, gradients(lambda *a: loss(*a, autocast_kernel_dtype=kernel_dtype), arrays)):
+    found = gradients(lambda *a: loss(*a, autocast_kernel_dtype=kernel_dtype), arrays)
+    for array, gradient in zip(arrays, found, strict=True):
         assert gradient.dtype == array.dtype
         assert gradient.shape == array.shape
         assert np.isfinite(np.asarray(gradient, np.float32)).all()

@@ -127,9 +127,7 @@ def test_two_pieces_through_the_state_have_the_gradients_of_the_whole(correct):
     cut = 16
     head, tail = [x[:, :, :cut] for x in arrays], [x[:, :, cut:] for x in arrays]
     (_, *state), _ = run(head, [cotangents[0][:, :, :cut], *cotangents[1:]], stabilize_correctly=correct)
-    _, of_tail = run(
-        [*tail, *state], [cotangents[0][:, :, cut:], *cotangents[1:]], stabilize_correctly=correct
-    )
+    _, of_tail = run([*tail, *state], [cotangents[0][:, :, cut:], *cotangents[1:]], stabilize_correctly=correct)
     _, of_head = run(head, [cotangents[0][:, :, :cut], *of_tail[5:]], stabilize_correctly=correct)
     for index in range(3):
         assert_bitwise([wanted[index]], [np.concatenate([of_head[index], of_tail[index]], axis=2)])
