@@ -22,7 +22,7 @@ CASES = [
     for state in STATES
     for correct in (True, False)
     for normalizer_grad in ("exact", "detached")
-    for length in ((2, 3, 4, 5, 16) if gates == "ordinary" else (2, 5))
+    for length in ((2, 3, 4, 5, 10) if gates == "ordinary" else (2, 5))
 ]
 normalizer_grads = pytest.mark.parametrize("normalizer_grad", ["exact", "detached"])
 

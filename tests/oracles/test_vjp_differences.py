@@ -21,8 +21,8 @@ TOKENS = {"ordinary": {}, "reset": {"f": 1}, "dead": {"i": 1}, "both": {"i": 1, 
 M_0 = {"none": None, "warm": None, "empty, m_0 = 2": 2.0, "empty, m_0 = -2": -2.0}
 STARTS = (
     ("ordinary", "warm", CONSTANTS),
-    ("ordinary", "empty, m_0 = 2", CONSTANTS[::2]),
-    ("ordinary", "empty, m_0 = -2", CONSTANTS[::2]),
+    ("ordinary", "empty, m_0 = 2", CONSTANTS[::4]),
+    ("ordinary", "empty, m_0 = -2", CONSTANTS[::4]),
     ("ordinary", "none", CONSTANTS[::4]),
     ("reset", "warm", CONSTANTS[::4]),
     ("dead", "warm", CONSTANTS[::4]),
