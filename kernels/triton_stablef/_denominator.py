@@ -25,4 +25,6 @@ def threshold(m, inner, log_norm_val, STABILIZE_CORRECTLY: tl.constexpr):
 @triton.jit
 def denominator(a, b, m, inner, eps):
     """d', at least FLOOR."""
-    return tl.maximum(tl.maximum(tl.abs(a), b) + tl.where(eps > 0.0, eps * tl.exp(m - inner), 0.0), FLOOR)
+    # exp(m - m') alone may overflow where eps exp(m - m') does not.
+    root = tl.exp(0.5 * (m - inner))
+    return tl.maximum(tl.maximum(tl.abs(a), b) + tl.where(eps > 0.0, eps * root * root, 0.0), FLOOR)

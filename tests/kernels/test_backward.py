@@ -40,6 +40,13 @@ def test_initial_state_passes(state, m_0, correct):
     assert verdict.outcome is Outcome.PASS, verdict.reason
 
 
+def test_eps_times_an_overflowing_power_passes():
+    # m is near 1000 - 60 t and m' near 0: exp(m - m') overflows some tokens before eps exp(m - m') no longer does.
+    sizes = {"length": 40, "dhqk": 16, "dhhv": 16, "chunk_size": 16}
+    verdict = verdict_of(Case("forget@-60", **sizes, initial="empty@1000", cotangents="all", seed=1))
+    assert verdict.outcome is Outcome.PASS, verdict.reason
+
+
 def test_gates_that_forget_all_keep_the_accuracy_of_df():
     # What the sums without a subtraction are for: the peers' df is off by e^60 here.
     case = Case("forget@-60", length=64, dhqk=16, dhhv=16, chunk_size=32, cotangents="h")
