@@ -118,7 +118,7 @@ def mlstm_chunkwise_bw(saved: Saved, dtypes: Sequence[np.dtype]) -> tuple[jax.Ar
 def _row_cotangents(saved: Saved, vecStabilizer: jax.Array, scaStabilizer: jax.Array, skip: jax.Array) -> Rows:
     arrays, options = saved.arrays, saved.options
     *_, length, dhqk, dhhv = arrays.sizes
-    tile = tiles("bw_rows", dhqk, dhhv, arrays.matQ.dtype.itemsize)
+    tile = tiles("bw_rows", dhqk, dhhv, arrays.matQ.dtype.name)
     constants = {"BLOCK_L": block_l(options.chunk_size), "BLOCK_HV": tile.block_hv}
     outputs = launch(
         mlstm_chunkwise_bw_rows,
@@ -177,7 +177,7 @@ def _initial_gradients(saved: Saved, gradients: StateGradients) -> tuple[jax.Arr
 def _inner(matA: jax.Array, vecA: jax.Array, matC: jax.Array, vecN: jax.Array) -> jax.Array:
     # Not jnp.sum: the order of its sum, and with it the last bit, depends on what it is compiled with.
     batch, heads, dhqk, dhhv = matA.shape
-    tile = tiles("inner", dhqk, dhhv, matA.dtype.itemsize)
+    tile = tiles("inner", dhqk, dhhv, matA.dtype.name)
     (inner,) = launch(
         mlstm_chunkwise_inner,
         (matA, vecA, matC, vecN),

@@ -78,9 +78,6 @@ def mlstm_chunkwise_bw_parallel_qk(
     pairs = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
     from_state = tl.zeros((BLOCK_L, BLOCK_QK), tl.float32)
     to_state = tl.zeros((BLOCK_L, BLOCK_QK), tl.float32)
-    n = tl.load(vecN_states + block * DHQK + qk, mask=in_qk, other=0.0)
-    delta_n = tl.load(vecDeltaN_states + block * DHQK + qk, mask=in_qk, other=0.0)
-    straddling = delta_n * n
     for idx_hv in range((DHHV + BLOCK_HV - 1) // BLOCK_HV):
         hv = idx_hv * BLOCK_HV + tl.arange(0, BLOCK_HV)
         in_hv = hv < DHHV
@@ -91,15 +88,14 @@ def mlstm_chunkwise_bw_parallel_qk(
         pairs += dot(dh, tl.trans(v), OPERANDS, INTERPRET)
         from_state += dot(dh, tl.trans(state), OPERANDS, INTERPRET)
         to_state += dot(v, tl.trans(delta), OPERANDS, INTERPRET)
-        straddling += tl.sum(state.to(tl.float32) * delta.to(tl.float32), axis=1)
-    keep = tl.exp(tl.load(scaDecay + block))
-    chi = tl.where(keep == 0.0, 0.0, keep * tl.sum(straddling, axis=0))
 
     phi = log_sigmoid(tl.load(vecF + row, mask=in_rows, other=float("inf")))
     i = tl.load(vecI + row, mask=in_rows, other=float("-inf")).to(tl.float32)
     inner = finite_or_zero(tl.load(vecMinner + row, mask=in_rows, other=float("inf")))
     inverse = tl.load(vecInvD + row, mask=in_rows, other=0.0)
     gamma = tl.load(vecGamma + row, mask=in_rows, other=0.0)
+    n = tl.load(vecN_states + block * DHQK + qk, mask=in_qk, other=0.0)
+    delta_n = tl.load(vecDeltaN_states + block * DHQK + qk, mask=in_qk, other=0.0)
     weights, seen = pair_weights(phi, i, inner, step)
     pairs = tl.where(seen, weights * (pairs * inverse[:, None] + gamma[:, None]), 0.0)
 
@@ -128,6 +124,14 @@ def mlstm_chunkwise_bw_parallel_qk(
     shares = tl.where(seen, shares * pairs, 0.0)
     rho = tl.sum(q.to(tl.float32) * from_state, axis=1)
     upsilon = tl.sum(k.to(tl.float32) * to_state, axis=1)
+    # In a loop of its own, and not beside the dots, for the reason given in ``_fw_parallel``.
+    straddling = delta_n * n
+    for idx_hv in range((DHHV + BLOCK_HV - 1) // BLOCK_HV):
+        hv = idx_hv * BLOCK_HV + tl.arange(0, BLOCK_HV)
+        state = load_tile(states, qk, hv, in_qk, hv < DHHV, DHHV).to(tl.float32)
+        straddling += tl.sum(state * load_tile(deltas, qk, hv, in_qk, hv < DHHV, DHHV).to(tl.float32), axis=1)
+    keep = tl.exp(tl.load(scaDecay + block))
+    chi = tl.where(keep == 0.0, 0.0, keep * tl.sum(straddling, axis=0))
     # Sums over the targets t >= j, and then over the sources s < j.
     later = tl.cumsum(shares, axis=0, reverse=True) + upsilon[None, :]
     inside = tl.sum(tl.where(step[None, :] < step[:, None], later, 0.0), axis=1)

@@ -75,7 +75,7 @@ class Arrays(NamedTuple):
     def launch_options(self, kernel: str, options: Options) -> dict[str, Any]:
         """The tile and the dot mode of a kernel, and its launch options."""
         *_, dhqk, dhhv = self.sizes
-        tile = tiles(kernel, dhqk, dhhv, self.matQ.dtype.itemsize)
+        tile = tiles(kernel, dhqk, dhhv, self.matQ.dtype.name)
         return {
             "DHQK": dhqk,
             "DHHV": dhhv,

@@ -104,17 +104,21 @@ def mlstm_chunkwise_fw_parallel(
     kept = idx_head * ((S + KEEP - 1) // KEEP) + idx_chunk * (CHUNK // KEEP)
     product = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
     carried = tl.zeros((BLOCK_L, BLOCK_HV), tl.float32)
-    carried_a = tl.zeros((BLOCK_L,), tl.float32)
     for idx_qk in range((DHQK + BLOCK_QK - 1) // BLOCK_QK):
         qk = idx_qk * BLOCK_QK + tl.arange(0, BLOCK_QK)
         in_qk = qk < DHQK
         q = load_tile(matQ, row, qk, in_rows, in_qk, DHQK)
         k = load_tile(matK, row, qk, in_rows, in_qk, DHQK)
         state = load_tile(matC_states + kept * (DHQK * DHHV), qk, hv, in_qk, in_hv, DHHV)
-        n = tl.load(vecN_states + kept * DHQK + qk, mask=in_qk, other=0.0)
         product += dot(q, tl.trans(k), OPERANDS, INTERPRET)
         carried += dot(q, state, OPERANDS, INTERPRET)
-        carried_a += tl.sum(q.to(tl.float32) * n[None, :], axis=1)
+    # In a loop of its own: Triton 3.6 keeps one buffer too few of a tile that a pipelined loop gives to a dot and
+    # to registers, and overwrites it while the dot still reads it.
+    carried_a = tl.zeros((BLOCK_L,), tl.float32)
+    for idx_qk in range((DHQK + BLOCK_QK - 1) // BLOCK_QK):
+        qk = idx_qk * BLOCK_QK + tl.arange(0, BLOCK_QK)
+        n = tl.load(vecN_states + kept * DHQK + qk, mask=qk < DHQK, other=0.0)
+        carried_a += tl.sum(load_tile(matQ, row, qk, in_rows, qk < DHQK, DHQK).to(tl.float32) * n[None, :], axis=1)
     entering = tl.load(scaMinner_states + idx_head * num_blocks + idx_chunk * (CHUNK // BLOCK_L))
     carry = tl.exp(prefix + (entering - inner)) * qk_scale
     numerator = carried * carry[:, None]

@@ -21,29 +21,36 @@ class Tiles:
     num_stages: int
 
 
-# By kernel and item size in bytes: (largest DHQK, tiles), the first that fits. Measured on an H100 for 16-bit items
-# (reports/README.md). float32 dots run on the ordinary units and hold their operands in registers, so that their
-# tiles stay small.
+_ANY = 512
+# By kernel and storage dtype: (largest DHQK, tiles), the first that fits. Those of bfloat16 were measured on an H100.
+# float32 dots run on the ordinary units and hold their operands in registers; float16 enters dots as TF32, at twice the
+# shared memory.
 TABLE = {
-    ("fw_recurrent", 2): ((512, Tiles(64, 64, 4, 3)),),
-    ("fw_recurrent", 4): ((512, Tiles(32, 64, 4, 1)),),
-    ("fw_parallel", 2): ((512, Tiles(64, 128, 4, 3)),),
-    ("fw_parallel", 4): ((512, Tiles(32, 64, 4, 1)),),
-    ("bw_rows", 2): ((512, Tiles(16, 128, 2, 1)),),
-    ("bw_rows", 4): ((512, Tiles(16, 64, 4, 1)),),
-    ("bw_recurrent", 2): ((512, Tiles(64, 64, 4, 3)),),
-    ("bw_recurrent", 4): ((512, Tiles(32, 64, 4, 1)),),
-    ("bw_parallel_qk", 2): ((64, Tiles(64, 64, 4, 3)), (512, Tiles(128, 64, 8, 3))),
-    ("bw_parallel_qk", 4): ((512, Tiles(32, 32, 4, 1)),),
-    ("bw_parallel_v", 2): ((64, Tiles(64, 64, 4, 2)), (512, Tiles(64, 128, 8, 2))),
-    ("bw_parallel_v", 4): ((512, Tiles(32, 32, 4, 1)),),
-    ("inner", 4): ((512, Tiles(64, 64, 4, 1)),),
+    ("fw_recurrent", "bfloat16"): ((_ANY, Tiles(64, 64, 4, 3)),),
+    ("fw_recurrent", "float16"): ((_ANY, Tiles(64, 64, 4, 2)),),
+    ("fw_recurrent", "float32"): ((_ANY, Tiles(32, 64, 4, 1)),),
+    ("fw_parallel", "bfloat16"): ((_ANY, Tiles(64, 128, 4, 3)),),
+    ("fw_parallel", "float16"): ((_ANY, Tiles(64, 64, 8, 2)),),
+    ("fw_parallel", "float32"): ((_ANY, Tiles(32, 64, 8, 1)),),
+    ("bw_rows", "bfloat16"): ((_ANY, Tiles(16, 128, 2, 1)),),
+    ("bw_rows", "float16"): ((_ANY, Tiles(16, 128, 2, 1)),),
+    ("bw_rows", "float32"): ((_ANY, Tiles(16, 64, 4, 1)),),
+    ("bw_recurrent", "bfloat16"): ((_ANY, Tiles(64, 64, 4, 3)),),
+    ("bw_recurrent", "float16"): ((_ANY, Tiles(64, 64, 4, 2)),),
+    ("bw_recurrent", "float32"): ((_ANY, Tiles(32, 64, 4, 1)),),
+    ("bw_parallel_qk", "bfloat16"): ((64, Tiles(64, 64, 4, 3)), (_ANY, Tiles(128, 64, 8, 3))),
+    ("bw_parallel_qk", "float16"): ((_ANY, Tiles(64, 64, 8, 2)),),
+    ("bw_parallel_qk", "float32"): ((_ANY, Tiles(32, 32, 8, 1)),),
+    ("bw_parallel_v", "bfloat16"): ((64, Tiles(64, 64, 4, 2)), (_ANY, Tiles(64, 128, 8, 2))),
+    ("bw_parallel_v", "float16"): ((_ANY, Tiles(64, 64, 4, 2)),),
+    ("bw_parallel_v", "float32"): ((_ANY, Tiles(32, 32, 4, 1)),),
+    ("inner", "float32"): ((_ANY, Tiles(64, 64, 4, 1)),),
 }
 
 
-def tiles(kernel: str, dhqk: int, dhhv: int, itemsize: int) -> Tiles:
-    """The tiles of a kernel for a shape and the item size of the storage dtype in bytes."""
-    entry = next(tile for largest, tile in TABLE[kernel, itemsize] if dhqk <= largest)
+def tiles(kernel: str, dhqk: int, dhhv: int, dtype: str) -> Tiles:
+    """The tiles of a kernel for a shape and a storage dtype, by name."""
+    entry = next(tile for largest, tile in TABLE[kernel, dtype] if dhqk <= largest)
     return Tiles(
         min(entry.block_qk, power_of_two(dhqk)),
         min(entry.block_hv, power_of_two(dhhv)),

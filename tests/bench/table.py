@@ -1,6 +1,6 @@
 """Print the benchmark at the users' shapes as Markdown, from the file that pytest-benchmark wrote.
 
-``python tests/bench/table.py FILE``: medians in ms a call, the ratio to limit_chunk in the same dtype and run, and
+``python tests/bench/table.py FILE...``: medians in ms a call, the ratio to limit_chunk in the same dtype and run, and
 the device memory of the compiled program.
 """
 
@@ -24,7 +24,9 @@ def rows(path: Path) -> dict:
 
 def main() -> None:
     """Print the table; nothing if the file has no such benchmark."""
-    table = rows(Path(sys.argv[1]))
+    table: dict = {}
+    for name in sys.argv[1:]:
+        table |= rows(Path(name))
     if not table:
         print("no benchmark at the users' shapes: it needs a GPU")
         return
