@@ -49,12 +49,13 @@ def test_more_than_65535_heads_and_more_than_2_to_31_elements():
     shapes = jax.eval_shape(lambda *a: mlstm_chunkwise_triton_stablef(*a, return_last_states=True, **options), *arrays)
     cotangents = draw_cotangents(shapes)
     everything = with_gradients(arrays, cotangents, **options)
+
+    def of_head(head, tree):
+        return jax.tree.map(lambda array: array[:, head : head + 1], tree)
+
     for head in (0, heads // 2, heads - 1):
-        here = slice(head, head + 1)
-        alone = with_gradients(
-            [array[:, here] for array in arrays], jax.tree.map(lambda array: array[:, here], cotangents), **options
-        )
-        assert_bitwise(jax.tree.map(lambda array: array[:, here], everything), alone)
+        alone = with_gradients(of_head(head, arrays), of_head(head, cotangents), **options)
+        assert_bitwise(of_head(head, everything), alone)
 
 
 def test_more_than_65535_chunks():
