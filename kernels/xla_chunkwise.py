@@ -364,6 +364,8 @@ def _output_fwd(
 
 def _output_bwd(options: _Options, saved: tuple[Any, ...], dh: jax.Array) -> tuple[Any, ...]:
     h, a, m, inner, a_0 = saved
+    # What is stored of h is what a kernel has of it.
+    h = _store(options.dtype, h)
     d, b = _denominator(options, a, m, inner)
     d_of_m = jnp.maximum(_denominator_of_m(options, a, m, inner), _FLT_MIN)
     # A row that reads an empty state, or whose d is 0 to float32, passes no gradient: 1 / FLT_MIN must not
@@ -429,7 +431,8 @@ def _operand(dtype: np.dtype, x: jax.Array) -> jax.Array:
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _store(dtype: np.dtype, x: jax.Array) -> jax.Array:
     """x rounded to the storage dtype, as float32 numbers. The gradient is not rounded."""
-    return x.astype(dtype).astype(jnp.float32)
+    # XLA leaves out a cast there and back unless something stands between them.
+    return jax.lax.optimization_barrier(x.astype(dtype)).astype(jnp.float32)
 
 
 @_store.defjvp

@@ -168,6 +168,32 @@ def test_bfloat16_rounds_operands_and_nothing_else():
     assert (stored != gradients[0]).any()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradient_of_the_normalizer_is_made_of_the_h_that_is_stored(dtype):
+    # Without input, C_t = C_0 and n_t = n_0 relative to m_t, and q.n wins: dn_0 = -sum_t c (dh_t.h_t) / d_t q_t.
+    arrays, (dh, *_) = draw(heads=1)
+    arrays[3][:] = -np.inf
+    arrays[0] = 0.1 * arrays[0] + 8 * arrays[6][:, :, None, :]
+    arrays[:3] = [np.asarray(jnp.asarray(array, dtype), np.float32) for array in arrays[:3]]
+    dh = np.asarray(jnp.asarray(dh, dtype), np.float32)
+
+    @jax.jit
+    def run(*arrays):
+        h, pull, (d, _) = jax.vjp(
+            partial(mlstm_chunkwise_xla, chunk_size=CHUNK, autocast_kernel_dtype=dtype, return_normalizer=True),
+            *arrays,
+            has_aux=True,
+        )
+        return h, d, pull(jnp.asarray(dh, dtype))[6]
+
+    h, d, dn_0 = (np.asarray(x, np.float64) for x in run(*arrays))
+    y = np.sum(dh * h, axis=-1)
+    wanted = -np.sum((y / d)[..., None] * arrays[0], axis=2) * DHQK**-0.5
+    # Sums of some 40 terms of both signs; the rounding of h would be 2^-9 or 2^-12 of them.
+    scale = np.linalg.norm(np.sum((np.abs(dh * h).sum(-1) / d)[..., None] * np.abs(arrays[0]), axis=2))
+    assert_close(dn_0, wanted, 20, "dn_0", scale=scale * DHQK**-0.5)
+
+
 @pytest.mark.parametrize(("dtype", "bits"), [("float32", 23), ("float16", 10), ("bfloat16", 7)])
 def test_dot_rounds_its_operands_forward_and_backward(dtype, bits):
     def rounded(x):
