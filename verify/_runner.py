@@ -56,7 +56,7 @@ def run_case(case: Case, subject: Subject, reference: Reference | None = None) -
         return Result(case, Verdict(Outcome.CRASH, f"{summary}\n{tail}"), time.perf_counter() - start)
     seconds = time.perf_counter() - start
     verdict = judge(case, outputs, reference or _compute_or_fail(case))
-    if verdict.outcome is Outcome.INACCURATE and wrong_gradients(verdict):
+    if verdict.outcome is Outcome.INACCURATE and wrong_gradients(verdict.measurements):
         verdict = explain_as_detached(verdict, outputs, _compute_or_fail(case, "detached"))
     return Result(case, verdict, seconds)
 

@@ -15,6 +15,7 @@ is not tuned.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -93,16 +94,25 @@ def judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference) -> V
     return Verdict(Outcome.INACCURATE if worst.ratio > THRESHOLD else Outcome.PASS, reason, measurements)
 
 
-def wrong_gradients(verdict: Verdict) -> bool:
-    """Whether a gradient is further from the reference than rounding explains."""
-    gradients = (measurement for measurement in verdict.measurements if measurement.output in GRADIENT_OF.values())
-    return any(measurement.nonfinite or measurement.ratio > THRESHOLD for measurement in gradients)
+def wrong_gradients(measurements: Iterable[Measurement]) -> list[str]:
+    """The gradients that are further from the reference than rounding explains."""
+    return [
+        measured.output
+        for measured in measurements
+        if measured.output in GRADIENT_OF.values() and (measured.nonfinite or measured.ratio > THRESHOLD)
+    ]
 
 
 def explain_as_detached(verdict: Verdict, outputs: dict[str, np.ndarray], detached: Reference) -> Verdict:
-    """The verdict, saying so if the gradients are those of the reference with the normalizer held constant."""
+    """The verdict, saying which wrong gradients are those of the reference with the normalizer held constant."""
     gradients = {name: array for name, array in outputs.items() if name in GRADIENT_OF.values()}
-    if any(measured.nonfinite or measured.ratio > THRESHOLD for measured in measure(gradients, detached)):
+    measurements = measure(gradients, detached)
+    other = wrong_gradients(measurements)
+    undecided = [measured.output for measured in measurements if measured.undecided >= 0.5]
+    found = [name for name in wrong_gradients(verdict.measurements) if name not in (*other, *undecided)]
+    if not found:
         return verdict
     note = "the gradients are those with the normalizer held constant (detached), not those of the forward pass"
+    if other:
+        note = f"with the normalizer held constant (detached): {', '.join(found)}; neither: {', '.join(other)}"
     return replace(verdict, reason=f"{verdict.reason}; {note}")

@@ -70,6 +70,12 @@ WITH_STATE = replace(GRADIENTS, initial="warm@1", dtype="bfloat16")
             Outcome.INACCURATE,
             r"bound; the gradients are those with the normalizer held constant",
         ),
+        (
+            "wrong:detached_with_another_df",
+            LARGER,
+            Outcome.INACCURATE,
+            r"bound; with the normalizer held constant \(detached\): (d\w+, )*dq(, d\w+)*; neither: df$",
+        ),
     ],
 )
 def test_outcome(name, case, outcome, reason):
