@@ -5,6 +5,7 @@ JAX, Triton or the kernels.
 """
 
 from oracles._arithmetic import Arithmetic as Arithmetic
+from oracles._ball import Ball as Ball
 from oracles._cotangents import Cotangents as Cotangents
 from oracles._cotangents import Gradients as Gradients
 from oracles._cotangents import NormalizerGrad as NormalizerGrad
@@ -23,6 +24,7 @@ from oracles._unstabilized import unstabilized as unstabilized
 
 __all__ = [
     "Arithmetic",
+    "Ball",
     "Contract",
     "Cotangents",
     "Float64",

@@ -6,9 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oracles import Float64, MPMath, Precision, RunningError
+from oracles import Ball, Float64, MPMath, Precision, RunningError
 
-ARITHMETICS = {"Float64": Float64(), "MPMath": MPMath(50), "RunningError": RunningError(Precision.of("float32"), 16)}
+ARITHMETICS = {
+    "Float64": Float64(),
+    "MPMath": MPMath(50),
+    "Ball": Ball(200),
+    "RunningError": RunningError(Precision.of("float32"), 16),
+}
 every = pytest.mark.parametrize("ar", ARITHMETICS.values(), ids=ARITHMETICS)
 numbers = st.floats(-1e4, 1e4)
 
@@ -177,7 +182,11 @@ def test_mpmath_takes_the_numbers_of_another_context():
     assert coarse.array(fine.array([-np.inf]))[0] == -np.inf
 
 
-@pytest.mark.parametrize(("ar", "change"), [(Float64(), 2.0**-40), (MPMath(50), 2.0**-150)], ids=["Float64", "MPMath"])
+@pytest.mark.parametrize(
+    ("ar", "change"),
+    [(Float64(), 2.0**-40), (MPMath(50), 2.0**-150), (Ball(200), 2.0**-185)],
+    ids=["Float64", "MPMath", "Ball"],
+)
 def test_small_changes_of_the_input_are_resolved(ar, change):
     near = ar.exp(ar.array([1.0]) + ar.array([change])) - ar.exp(ar.array([1.0]))
     np.testing.assert_allclose(ar.to_float64(near), [np.e * change], rtol=2.0**-10)

@@ -74,6 +74,7 @@ def test_an_absent_initial_state_has_no_gradient(form):
 def test_public_names():
     assert sorted(oracles.__all__) == [
         "Arithmetic",
+        "Ball",
         "Contract",
         "Cotangents",
         "Float64",

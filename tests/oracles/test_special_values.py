@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from oracles import Contract, Float64, MPMath, parallel, recurrent, unstabilized
+from oracles import Ball, Contract, Float64, MPMath, parallel, recurrent, unstabilized
 from tests.oracles.drawing import draw
 
 FORMS = [
@@ -14,6 +14,9 @@ FORMS = [
     (recurrent, MPMath(30)),
     (parallel, MPMath(30)),
     (unstabilized, MPMath(30)),
+    (recurrent, Ball(100)),
+    (parallel, Ball(100)),
+    (unstabilized, Ball(100)),
 ]
 every = pytest.mark.parametrize(
     ("form", "ar"), FORMS, ids=lambda value: getattr(value, "__name__", type(value).__name__)
