@@ -102,10 +102,6 @@ class _Options(NamedTuple):
     stabilize_correctly: bool
     exact_gradient: bool
 
-    @property
-    def log_norm_val(self) -> float:
-        return math.log(self.norm_val) if self.norm_val > 0 else -math.inf
-
 
 class _Gates(NamedTuple):
     # Per chunk, phi and i of its L tokens and their sums; every axis before L is (B, NH, NC).
@@ -306,14 +302,19 @@ def _sums_from_empty(
     return numerator.reshape(*m.shape, -1), a.reshape(m.shape), kept
 
 
+def _times_exp(factor: float, x: jax.Array) -> jax.Array:
+    # factor exp(x), also where exp(x) alone leaves the range of float32 and the product does not
+    if factor == 0:
+        return jnp.zeros_like(x)
+    root = jnp.exp(0.5 * x)
+    return jnp.where(jnp.abs(x) > 80, factor * root * root, factor * jnp.exp(x))
+
+
 def _denominator(options: _Options, a: jax.Array, m: jax.Array, inner: jax.Array) -> tuple[jax.Array, jax.Array]:
     # d' = max(|a'|, b') + eps exp(m - m') and b'. They may overflow: h is 0 to float32 then.
     excess = m - _finite_or_zero(inner)
-    b = jnp.exp(options.log_norm_val + (-_finite_or_zero(inner) if options.stabilize_correctly else excess))
-    d = jnp.maximum(jnp.abs(a), b)
-    if options.eps > 0:
-        # exp(m - m') alone may overflow where eps times it does not.
-        d = d + jnp.exp(math.log(options.eps) + excess)
+    b = _times_exp(options.norm_val, -_finite_or_zero(inner) if options.stabilize_correctly else excess)
+    d = jnp.maximum(jnp.abs(a), b) + _times_exp(options.eps, excess)
     # The floor is FLT_MIN: 0 / 0 for q = 0 or an empty state is 0.
     return jnp.maximum(d, _FLT_MIN), b
 
@@ -321,7 +322,7 @@ def _denominator(options: _Options, a: jax.Array, m: jax.Array, inner: jax.Array
 def _denominator_of_m(options: _Options, a: jax.Array, m: jax.Array, inner: jax.Array) -> jax.Array:
     # d_t as the definition has it, relative to m_t.
     subtrahend = _finite_or_zero(m)
-    b = jnp.exp(options.log_norm_val - subtrahend) if options.stabilize_correctly else options.norm_val
+    b = _times_exp(options.norm_val, -subtrahend) if options.stabilize_correctly else options.norm_val
     return jnp.maximum(jnp.abs(a) * jnp.exp(inner - subtrahend), b) + options.eps
 
 

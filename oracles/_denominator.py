@@ -41,7 +41,7 @@ def _times(ar: Arithmetic, power: Any, constant: float) -> Any:
 
 def denominator_of_m(ar: Arithmetic, contract: Contract, a: Any, m: Any, inner: Any) -> Any:
     """d_t as it is returned, relative to m_t itself: a_t = a'_t exp(m'_t - m_t)."""
-    return denominator(ar, contract, a * ar.exp(or_zero(ar, inner) - or_zero(ar, m)), m, m)
+    return denominator(ar, contract, a * ar.exp(inner - or_zero(ar, m)), m, m)
 
 
 def row_cotangents(
@@ -61,7 +61,7 @@ def row_cotangents(
     Returns:
         [x'|gamma'] relative to ``inner``, the same relative to m, and mu. All are 0 where the state is empty.
     """
-    relative_to_m = readout * ar.exp(or_zero(ar, inner) - or_zero(ar, m))[..., None]
+    relative_to_m = readout * ar.exp(inner - or_zero(ar, m))[..., None]
     x, _ = _one_row(ar, contract, readout, m, inner, dh, exact)
     # eps / d_t has no overflow relative to m.
     x_of_m, mu = _one_row(ar, contract, relative_to_m, m, m, dh, exact)

@@ -6,7 +6,7 @@ value. With unit roundoff u and the underflow threshold t of float32 (to first o
 
     x + y:   e = e_x + e_y + u s,  s = s_x + s_y         x y:  e = |x| e_y + |y| e_x + e_x e_y + u s + t
     exp(x):  e = e^x (expm1(e_x) + u (4 + 2|x|)) + t     max:  e = the larger of both, where both may win
-    x / y:   e = (e_x + |x/y| e_y) / (y - e_y) + 2 u |x/y| + t (1 + |x|)
+    x / y:   e = (e_x + |x/y| e_y) / (y - e_y) + 4 u |x/y| + t (1 + |x|)
 
 Sums are charged by size, not by value: cancellation in one order says nothing of another. The order is
 that of the form, token after token. A term that a chunkwise kernel adds to others of its chunk in an
@@ -14,13 +14,13 @@ order of its own is charged ``depth`` additions when it is made, or twice as man
 (``term``). A weight is charged by the size of what it weighs, since each term may have an exp of its own
 (``weigh``). A computed number that enters a dot is charged its rounding to the operand format. exp is
 charged as a GPU computes it, 2^(x log2 e): the constant and the product are rounded, and PTX's ex2.approx
-may be off by 2^-22.5 < 3u.
+may be off by 2^-22.5 < 3u. A quotient is charged as PTX's div.full, which may be off by 2 ulp = 4u.
 
 What it tells: an error above the bound is more than the rounding of such a computation, to first order; a
 less stable formula, such as differences of prefix sums, may exceed it too. An error below the bound proves
 nothing: the bound is a worst case.
 
-Sources: NVIDIA, PTX ISA, ex2; J. Wilkinson, Error analysis revisited, 1986; N. Higham, Accuracy and Stability of
+Sources: NVIDIA, PTX ISA, ex2 and div; J. Wilkinson, Error analysis revisited, 1986; N. Higham, Accuracy and Stability of
 Numerical Algorithms, 2nd ed., sections 3.1 and 3.3.
 """
 
@@ -183,12 +183,12 @@ class RunningError:
         return Bounded(value, np.where(sure, 0.0, 1.0), np.where(sure, value, 1.0))
 
     def sigmoid(self, x: Bounded) -> Bounded:
-        # e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) else: the error of exp, two roundings; |slope| <= value.
+        # e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) else: the error of exp, a sum and a quotient; |slope| <= value.
         magnitude = _finite(np.abs(x.x))
         with np.errstate(under="ignore"):
             power = np.exp(-np.abs(x.x))
         value = np.where(x.x < 0.0, power, 1.0) / (1.0 + power)
-        e = value * (np.expm1(x.e) + FLOAT32_UNIT * (7.0 + 2.0 * magnitude)) + FLOAT32_TINY
+        e = value * (np.expm1(x.e) + FLOAT32_UNIT * (9.0 + 2.0 * magnitude)) + FLOAT32_TINY
         return Bounded(value, e, value)
 
     def divide(self, x: Bounded, y: Bounded) -> Bounded:
@@ -200,7 +200,7 @@ class RunningError:
             # A denominator beyond float32 counts as infinite; h = 0 is then off by |h| itself.
             e = np.where(np.isinf(y.x) | (y.x > FLOAT32_HUGE), size, e)
             e = np.where(np.isnan(e), np.inf, e)
-        return Bounded(value, e + 2.0 * FLOAT32_UNIT * size + FLOAT32_TINY * (1.0 + np.abs(x.x)), size)
+        return Bounded(value, e + 4.0 * FLOAT32_UNIT * size + FLOAT32_TINY * (1.0 + np.abs(x.x)), size)
 
     def where(self, condition: np.ndarray, x: Bounded, y: Bounded) -> Bounded:
         return Bounded(*(np.where(condition, a, b) for a, b in ((x.x, y.x), (x.e, y.e), (x.s, y.s))))

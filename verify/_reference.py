@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def compute_reference(case: Case, normalizer_grad: NormalizerGrad = "exact") -> 
     unknown, underflow = {}, _underflow(case, problem)
     for name, number in gradients:
         values[name], bounds[name] = np.asarray(number.x), np.broadcast_to(number.e, number.x.shape) + underflow
-        beyond = _is_beyond_float32(name, values[name], problem.inputs)
+        beyond = _may_leave_float32(name, number, problem.inputs)
         if beyond.any():
             unknown[name] = beyond
             values[name], bounds[name] = np.where(beyond, 0.0, values[name]), np.where(beyond, np.inf, bounds[name])
@@ -66,9 +67,11 @@ def _underflow(case: Case, problem: Problem) -> float:
     return case.length * case.chunk_size * max(case.dhqk, case.dhhv) * largest**2 * FLOAT32_TINY
 
 
-def _is_beyond_float32(name: str, value: np.ndarray, inputs: Inputs) -> np.ndarray:
-    # h depends on an empty initial state by exp(m_0 - m_t) / d_t, where d_t may be 0 without norm_val and eps.
+def _may_leave_float32(name: str, number: Any, inputs: Inputs) -> np.ndarray:
+    # h depends on an empty initial state by exp(m_0 - m_t) / d_t, where d_t may be 0 without norm_val and eps: a
+    # term may overflow although their sum does not.
     if name not in ("dC_0", "dn_0"):
-        return np.zeros(value.shape, bool)
-    empty = inputs.is_empty().reshape(inputs.lead + (1,) * (value.ndim - len(inputs.lead)))
-    return empty & ~(np.abs(value) <= np.finfo(np.float32).max)
+        return np.zeros(number.shape, bool)
+    empty = inputs.is_empty().reshape(inputs.lead + (1,) * (len(number.shape) - len(inputs.lead)))
+    size = np.where(np.isinf(number.e), np.inf, number.s)
+    return np.broadcast_to(empty & ~(size <= np.finfo(np.float32).max), number.shape)

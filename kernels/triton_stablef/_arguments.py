@@ -45,7 +45,7 @@ def check_arguments(
     input_precision: str,
     normalizer_grad: str,
 ) -> None:
-    """Raise ValueError or TypeError for anything that the kernels cannot serve."""
+    """Raise ValueError for anything that the kernels cannot serve."""
     if np.ndim(q) != 4:
         raise ValueError(f"q has shape {np.shape(q)}; expected (B, NH, S, DHQK), four axes.")
     batch, heads, length, dhqk = np.shape(q)
@@ -74,7 +74,7 @@ def check_arguments(
 
 def _check_shape(name: str, array: Any, axes: str, expected: tuple[int, ...]) -> None:
     if np.shape(array) != expected:
-        raise ValueError(f"{name} has shape {np.shape(array)}; expected {axes} = {expected}, from the shape of q.")
+        raise ValueError(f"{name} has shape {np.shape(array)}; expected {axes} = {expected}, from the other shapes.")
 
 
 def _check_chunk_size(chunk_size: int) -> None:

@@ -23,7 +23,7 @@ def log_sigmoid(f):
 
 @triton.jit
 def _expm1(x):
-    # exp(x) - 1 for -1/2 <= x <= 0: Taylor's polynomial of degree 9, remainder below 2^-30 |x|.
+    # exp(x) - 1 for |x| <= 1/2: Taylor's polynomial of degree 9, remainder below 2^-30 |x|.
     series = 1.0 + x / 9.0
     series = 1.0 + x / 8.0 * series
     series = 1.0 + x / 7.0 * series
@@ -37,12 +37,12 @@ def _expm1(x):
 
 @triton.jit
 def decay_and_add(x, state, update):
-    """exp(x) state + update, for a scalar x <= 0.
+    """exp(x) state + update, for a scalar x, at most 0 but for the rounding of a large stabilizer.
 
     Near x = 0 as state + ((exp(x) - 1) state + update): exp(x) rounds to 1 - j 2^-24, always to the
     same side for the same gates, and over thousands of steps that bias would drift.
     """
-    near = x > -0.5
+    near = tl.abs(x) < 0.5
     kept = tl.where(near, 1.0, 0.0)
     factor = tl.where(near, _expm1(tl.where(near, x, 0.0)), tl.exp(x))
     return state * kept + (state * factor + update)
@@ -89,9 +89,16 @@ def to_storage(x, dtype: tl.constexpr, INTERPRET: tl.constexpr):
 def dot(a, b, OPERANDS: tl.constexpr, INTERPRET: tl.constexpr):
     """a @ b, accumulated in float32. OPERANDS names how the operands enter:
 
-    ieee, tf32, tf32x3: float32 operands, dots in that mode. bf16: rounded to bfloat16. fp16: as tf32,
-    which has float16's 10 fraction bits and float32's range, so that states and sums do not overflow.
+    ieee, tf32, tf32x3: float32 operands, dots in that mode. bf16: rounded to bfloat16. fp16: as TF32,
+    which has float16's 10 fraction bits and float32's range, so that states and sums do not overflow. TF32
+    units drop the other bits, always to one side, so that computed numbers are rounded to nearest before.
     """
+    if OPERANDS == "fp16":
+        # What float16 holds, TF32 holds.
+        if a.dtype == tl.float32:
+            a = _round_to_bits(a, 13)
+        if b.dtype == tl.float32:
+            b = _round_to_bits(b, 13)
     a = a.to(tl.float32)
     b = b.to(tl.float32)
     if INTERPRET:
@@ -99,7 +106,7 @@ def dot(a, b, OPERANDS: tl.constexpr, INTERPRET: tl.constexpr):
         if OPERANDS == "bf16":
             a = _round_to_bits(a, 16)
             b = _round_to_bits(b, 16)
-        elif OPERANDS == "tf32" or OPERANDS == "fp16":
+        elif OPERANDS == "tf32":
             a = _round_to_bits(a, 13)
             b = _round_to_bits(b, 13)
         result = tl.dot(a, b, input_precision="ieee")

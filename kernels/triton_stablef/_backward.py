@@ -126,7 +126,7 @@ def _row_cotangents(saved: Saved, vecStabilizer: jax.Array, scaStabilizer: jax.A
             *(saved.matH, saved.cotangents.matDeltaH, arrays.vecI, arrays.vecF, saved.states.vecBeta),
             *(saved.vecA, saved.vecM, saved.vecMinner, vecStabilizer, scaStabilizer),
             *(entering_state(arrays)[2], skip),
-            *(length, saved.scale, options.log_norm_val, np.float32(options.eps)),
+            *(length, saved.scale, np.float32(options.norm_val), np.float32(options.eps)),
         ),
         (
             *(arrays.float32(length),) * 4,
@@ -165,7 +165,8 @@ def _initial_gradients(saved: Saved, gradients: StateGradients) -> tuple[jax.Arr
     empty = jnp.isneginf(inner)
     others = 1 - empty.astype(jnp.int32)
     rows = _row_cotangents(saved, saved.vecM, saved.states.scaM, others)
-    last = (saved.cotangents.matDeltaC_last, saved.cotangents.vecDeltaN_last, scaM)
+    # The message is not wanted here.
+    last = (saved.cotangents.matDeltaC_last, saved.cotangents.vecDeltaN_last, jnp.zeros_like(scaM))
     of_empty = _walk_back(saved, rows, others, last, keep_states=False)
     return (
         jnp.where(empty[..., None, None], of_empty.matDeltaC_initial, gradients.matDeltaC_initial),
@@ -199,7 +200,7 @@ def _walk_back(
     arrays = saved.arrays
     *_, length, dhqk, dhhv = arrays.sizes
     constants = arrays.launch_options("bw_recurrent", saved.options)
-    kept = saved.blocks if keep_states else 1
+    kept = saved.blocks if keep_states else 1  # nothing is stored there
     batch, heads = arrays.matQ.shape[:2]
     blocks_qk, blocks_hv = -(-dhqk // constants["BLOCK_QK"]), -(-dhhv // constants["BLOCK_HV"])
     outputs = launch(

@@ -91,12 +91,12 @@ def mlstm_chunkwise_bw_parallel_qk(
 
     phi = log_sigmoid(tl.load(vecF + row, mask=in_rows, other=float("inf")))
     i = tl.load(vecI + row, mask=in_rows, other=float("-inf")).to(tl.float32)
-    inner = finite_or_zero(tl.load(vecMinner + row, mask=in_rows, other=float("inf")))
+    subtrahend = finite_or_zero(tl.load(vecMinner + row, mask=in_rows, other=float("inf")))
     inverse = tl.load(vecInvD + row, mask=in_rows, other=0.0)
     gamma = tl.load(vecGamma + row, mask=in_rows, other=0.0)
     n = tl.load(vecN_states + block * DHQK + qk, mask=in_qk, other=0.0)
     delta_n = tl.load(vecDeltaN_states + block * DHQK + qk, mask=in_qk, other=0.0)
-    weights, seen = pair_weights(phi, i, inner, step)
+    weights, seen = pair_weights(phi, i, subtrahend, step)
     pairs = tl.where(seen, weights * (pairs * inverse[:, None] + gamma[:, None]), 0.0)
 
     carry_x = tl.load(vecCarryX + row, mask=in_rows, other=0.0)

@@ -61,12 +61,12 @@ def mlstm_chunkwise_bw_parallel_v(
     phi = log_sigmoid(tl.load(vecF + row, mask=in_rows, other=float("inf")))
     i = tl.load(vecI + row, mask=in_rows, other=float("-inf")).to(tl.float32)
     sigma = tl.load(vecSigma + row, mask=in_rows, other=0.0)
-    inner = finite_or_zero(tl.load(vecMinner + row, mask=in_rows, other=float("inf")))
+    subtrahend = finite_or_zero(tl.load(vecMinner + row, mask=in_rows, other=float("inf")))
     inverse = tl.load(vecInvD + row, mask=in_rows, other=0.0)
     last = idx_head * S + tl.minimum(idx_block * BLOCK_L + BLOCK_L, S) - 1
     omega = tl.exp(sigma + (i - finite_or_zero(tl.load(vecMinner + last))))
 
-    weights, seen = pair_weights(phi, i, inner, step)
+    weights, seen = pair_weights(phi, i, subtrahend, step)
     weights = tl.where(seen, weights * (product * (inverse * qk_scale)[:, None]), 0.0)
     dh = load_tile(matDeltaH, row, hv, in_rows, in_hv, DHHV)
     # A NaN of token t is in 1 / d_t, and so in its weights; a masked 0 must not meet it in dh_t as well.

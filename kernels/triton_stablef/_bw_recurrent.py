@@ -1,7 +1,7 @@
 """Backward kernel 2: the recurrence over the gradients of the states, from the last block to the first.
 
-D = dL/dC' and E = dL/dn' as they leave block k to the right (docs/method.md, section 12), both relative to
-the stabilizer there; c g_j / d_j, c g_j gamma_j and the decay come from ``_bw_rows``:
+D_{k+1} = dL/dC' and E_{k+1} = dL/dn' where block k hands its state on (docs/method.md, section 12), both relative
+to the stabilizer there; c g_j / d_j, c g_j gamma_j and the decay come from ``_bw_rows``:
 
     D_k = exp(beta_L + (m'_k - m'_{k+1})) D_{k+1} + sum_j c g_j q_j x_j^T        x_j = dh_j / d_j
     E_k = exp(beta_L + (m'_k - m'_{k+1})) E_{k+1} + sum_j c g_j gamma_j q_j
@@ -43,7 +43,7 @@ def mlstm_chunkwise_bw_recurrent(
     vecDeltaN_last,  # (B, NH, DHQK) float32, relative to m'_S
     scaQ_last,  # (B, NH) float32, the message that enters from the right
     S,
-    matDeltaC_states,  # (B, NH, NB, DHQK, DHHV), D that leaves each block to the right
+    matDeltaC_states,  # (B, NH, NB, DHQK, DHHV), D_{k+1} of each block k
     vecDeltaN_states,  # (B, NH, NB, DHQK) float32
     scaQ_states,  # (B, NH, NB) float32, the message that enters each block from the right
     matDeltaC_initial,  # (B, NH, DHQK, DHHV) float32

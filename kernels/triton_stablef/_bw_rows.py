@@ -58,7 +58,7 @@ def mlstm_chunkwise_bw_rows(
     scaSkip,  # (B, NH) int32, 1 for heads that are left out
     S,
     qk_scale,
-    log_norm_val,
+    norm_val,
     eps,
     vecInvD,  # (B, NH, S) float32, 1 / d_t, 0 where the row passes no gradient
     vecGamma,  # (B, NH, S) float32
@@ -95,8 +95,8 @@ def mlstm_chunkwise_bw_rows(
     relative, of_m = finite_or_zero(stabilizer), finite_or_zero(m)
     inner = tl.load(vecMinner + row, mask=in_rows, other=0.0)
     a_of_inner = tl.load(vecA + row, mask=in_rows, other=0.0)
-    a = a_of_inner * tl.exp(inner - finite_or_zero(stabilizer))
-    b = threshold(m, relative, log_norm_val, STABILIZE_CORRECTLY)
+    a = a_of_inner * tl.exp(inner - relative)
+    b = threshold(m, relative, norm_val, STABILIZE_CORRECTLY)
     d = denominator(a, b, m, relative, eps)
     # A row that reads an empty state, or whose d is 0 to float32, passes no gradient: 1 / FLOOR must not meet
     # its zero weights. A NaN in h or dh is in y, and must not be lost in a maximum.
@@ -109,7 +109,7 @@ def mlstm_chunkwise_bw_rows(
         gamma = tl.where(above, tl.where(a > 0.0, -y, y), 0.0) * inverse
         # eps / d has no overflow relative to m.
         a_of_m = a_of_inner * tl.exp(inner - of_m)
-        d_of_m = denominator(a_of_m, threshold(m, of_m, log_norm_val, STABILIZE_CORRECTLY), m, of_m, eps)
+        d_of_m = denominator(a_of_m, threshold(m, of_m, norm_val, STABILIZE_CORRECTLY), m, of_m, eps)
         kappa = eps / d_of_m
         if not STABILIZE_CORRECTLY:
             kappa = tl.where(above, kappa, 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -28,11 +27,6 @@ class Options(NamedTuple):
     input_precision: str = "ieee"
     normalizer_grad: str = "exact"
     recompute_states_in_bw: bool = True
-
-    @property
-    def log_norm_val(self) -> np.float32:
-        """log(norm_val), -inf for 0."""
-        return np.float32(math.log(self.norm_val) if self.norm_val > 0 else -math.inf)
 
 
 class Arrays(NamedTuple):
@@ -149,7 +143,7 @@ def mlstm_chunkwise_fw(arrays: Arrays, options: Options, keep: int | None = None
         (
             *arrays[:5],
             *states[:7],
-            *(length, np.float32(dhqk**-0.5), options.log_norm_val, np.float32(options.eps)),
+            *(length, np.float32(dhqk**-0.5), np.float32(options.norm_val), np.float32(options.eps)),
         ),
         (
             jax.ShapeDtypeStruct(arrays.matV.shape, arrays.matQ.dtype),

@@ -29,11 +29,11 @@ def load_tile(matrix, row, column, in_rows, in_columns, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def pair_weights(phi, i, inner, step):
+def pair_weights(phi, i, subtrahend, step):
     """W of one block, (target, source): 0 above the diagonal, and where m' = inf: rows beyond the sequence."""
     seen = step[None, :] <= step[:, None]
     triangle = tl.cumsum(tl.where(step[None, :] < step[:, None], phi[:, None], 0.0), axis=0)
-    return tl.exp(tl.where(seen, triangle + (i[None, :] - inner[:, None]), float("-inf"))), seen
+    return tl.exp(tl.where(seen, triangle + (i[None, :] - subtrahend[:, None]), float("-inf"))), seen
 
 
 @triton.jit
@@ -52,7 +52,7 @@ def mlstm_chunkwise_fw_parallel(
     scaMinner_states,  # (B, NH, NB) float32
     S,
     qk_scale,  # c = DHQK^-1/2
-    log_norm_val,  # log(norm_val), -inf for norm_val = 0
+    norm_val,
     eps,
     matH,  # (B, NH, S, DHHV) storage dtype
     vecN,  # (B, NH, S) float32, d_t relative to m_t
@@ -92,8 +92,8 @@ def mlstm_chunkwise_fw_parallel(
     # A block beyond the sequence has no states, and no rows either.
     block = idx_head * num_blocks + tl.minimum(idx_chunk * (CHUNK // BLOCK_L) + idx_block, num_blocks - 1)
     m = tl.maximum(up_to + tl.load(scaM_states + block), best)
-    minner = tl.maximum(up_to + tl.load(scaMinner_states + block), best)
-    inner = finite_or_zero(minner)
+    inner = tl.maximum(up_to + tl.load(scaMinner_states + block), best)
+    subtrahend = finite_or_zero(inner)
 
     # The earlier blocks of the chunk are whole if this block has a row in the sequence.
     prefix = up_to
@@ -120,11 +120,11 @@ def mlstm_chunkwise_fw_parallel(
         n = tl.load(vecN_states + kept * DHQK + qk, mask=qk < DHQK, other=0.0)
         carried_a += tl.sum(load_tile(matQ, row, qk, in_rows, qk < DHQK, DHQK).to(tl.float32) * n[None, :], axis=1)
     entering = tl.load(scaMinner_states + idx_head * num_blocks + idx_chunk * (CHUNK // BLOCK_L))
-    carry = tl.exp(prefix + (entering - inner)) * qk_scale
+    carry = tl.exp(prefix + (entering - subtrahend)) * qk_scale
     numerator = carried * carry[:, None]
     a = carried_a * carry
 
-    weights, seen = pair_weights(phi, i, inner, step)
+    weights, seen = pair_weights(phi, i, subtrahend, step)
     weights = tl.where(seen, weights * (product * qk_scale), 0.0)
     numerator += causal_dot(weights, load_tile(matV, row, hv, in_rows, in_hv, DHHV), OPERANDS, INTERPRET)
     a += tl.sum(weights, axis=1)
@@ -135,7 +135,7 @@ def mlstm_chunkwise_fw_parallel(
         row_source = idx_head * S + source
         suffix = tl.load(vecSigma + row_source, mask=in_source, other=0.0)
         i = tl.load(vecI + row_source, mask=in_source, other=float("-inf")).to(tl.float32)
-        weights = tl.exp(up_to[:, None] + suffix[None, :] + (i[None, :] - inner[:, None]))
+        weights = tl.exp(up_to[:, None] + suffix[None, :] + (i[None, :] - subtrahend[:, None]))
         product = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
         for idx_qk in range((DHQK + BLOCK_QK - 1) // BLOCK_QK):
             qk = idx_qk * BLOCK_QK + tl.arange(0, BLOCK_QK)
@@ -148,13 +148,13 @@ def mlstm_chunkwise_fw_parallel(
         before = idx_chunk * CHUNK + (idx_block - distance) * BLOCK_L - 1
         up_to += tl.load(vecBeta + idx_head * S + before, mask=before < S, other=0.0)
 
-    d = denominator(a, threshold(m, inner, log_norm_val, STABILIZE_CORRECTLY), m, inner, eps)
+    d = denominator(a, threshold(m, subtrahend, norm_val, STABILIZE_CORRECTLY), m, subtrahend, eps)
     h = to_storage(numerator / d[:, None], matH.dtype.element_ty, INTERPRET)
     tl.store(matH + row[:, None] * DHHV + hv[None, :], h, mask=in_rows[:, None] & in_hv[None, :])
     if idx_hv == 0:
         of_m = finite_or_zero(m)
-        b_of_m = threshold(of_m, of_m, log_norm_val, STABILIZE_CORRECTLY)
+        b_of_m = threshold(of_m, of_m, norm_val, STABILIZE_CORRECTLY)
         tl.store(vecN + row, tl.maximum(tl.abs(a) * tl.exp(inner - of_m), b_of_m) + eps, mask=in_rows)
         tl.store(vecA + row, a, mask=in_rows)
         tl.store(vecM + row, m, mask=in_rows)
-        tl.store(vecMinner + row, minner, mask=in_rows)
+        tl.store(vecMinner + row, inner, mask=in_rows)

@@ -1,4 +1,4 @@
-"""Kernel 1: the sums of the gates inside each block of L tokens, which all other kernels read.
+"""Kernel 1: the sums of the gates inside each block of L tokens, which the other kernels read.
 
 With phi = log sigmoid(f) (docs/method.md, section 3), for the tokens j of a block:
 

@@ -84,7 +84,7 @@ def mlstm_chunkwise_triton_stablef(
         ValueError: for shapes that do not fit, S = 0, a chunk size that is no power of two, an
             unsupported kernel dtype, a partial or non-finite initial state, a negative eps or norm_val,
             another normalizer_grad or input_precision.
-        TypeError: from JAX, under forward-mode differentiation.
+        TypeError: from JAX, under forward-mode differentiation. A second derivative raises an error of JAX too.
 
     Source: Beck et al., "xLSTM: Extended Long Short-Term Memory", arXiv 2405.04517, eqs. 19-27; the
     chunkwise form is that of docs/method.md, section 3, its gradient that of section 12.

@@ -40,6 +40,33 @@ def test_initial_state_passes(state, m_0, correct):
     assert verdict.outcome is Outcome.PASS, verdict.reason
 
 
+@pytest.mark.parametrize("subject", [SUBJECT, "kernels:mlstm_chunkwise_xla"])
+@pytest.mark.parametrize("correct", [True, False])
+def test_norm_val_far_from_1_passes(correct, subject):
+    # exp(log(norm_val) - m) would lose the digits of log(norm_val).
+    sizes = {"length": 20, "dhqk": 16, "dhhv": 16, "chunk_size": 16}
+    case = Case(**sizes, norm_val=1e10, eps=0.0, stabilize_correctly=correct, cotangents="all")
+    verdict = run_case(case, load_subject(subject)).verdict
+    assert verdict.outcome is Outcome.PASS, verdict.reason
+    assert max(measured.ratio for measured in verdict.measurements) < 0.5
+
+
+@pytest.mark.parametrize("m_0", [-100, -1000])
+def test_denominator_of_an_empty_state_passes(m_0):
+    # exp(m' - m) is 0 for m' = -inf, however large exp(-m) is.
+    case = Case("dead_input", length=3, dhqk=16, dhhv=16, chunk_size=16, initial=f"empty@{m_0}", cotangents="all")
+    verdict = verdict_of(case)
+    assert verdict.outcome is Outcome.PASS, verdict.reason
+
+
+@pytest.mark.parametrize(("regime", "seed"), [("kept", 5), ("ordinary", 3)])
+def test_gradient_of_an_empty_state_next_to_overflow_passes(regime, seed):
+    # d is next to the smallest float32 number: terms of dn_0 overflow although their sum does not.
+    sizes = {"length": 4, "dhqk": 16, "dhhv": 16, "chunk_size": 16}
+    verdict = verdict_of(Case(regime, **sizes, eps=0.0, initial="empty@88", cotangents="h", seed=seed))
+    assert verdict.outcome is Outcome.PASS, verdict.reason
+
+
 def test_eps_times_an_overflowing_power_passes():
     # m is near 1000 - 60 t and m' near 0: exp(m - m') overflows some tokens before eps exp(m - m') no longer does.
     sizes = {"length": 40, "dhqk": 16, "dhhv": 16, "chunk_size": 16}

@@ -24,8 +24,8 @@ BACKWARD = "triton_stablef/_backward.py"
 FAULTS = {
     "exp(-m) dropped from the denominator": (
         DENOMINATOR,
-        "exponent = log_norm_val - inner",
-        "exponent = log_norm_val + 0.0 * inner",
+        "exponent = 0.0 - subtrahend",
+        "exponent = 0.0 * subtrahend",
         "init and correct",
     ),
     "initial m forgotten": (
