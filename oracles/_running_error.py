@@ -20,8 +20,8 @@ What it tells: an error above the bound is more than the rounding of such a comp
 less stable formula, such as differences of prefix sums, may exceed it too. An error below the bound proves
 nothing: the bound is a worst case.
 
-Sources: NVIDIA, PTX ISA, ex2 and div; J. Wilkinson, Error analysis revisited, 1986; N. Higham, Accuracy and Stability of
-Numerical Algorithms, 2nd ed., sections 3.1 and 3.3.
+Sources: NVIDIA, PTX ISA, ex2 and div; J. Wilkinson, Error analysis revisited, 1986; N. Higham, Accuracy and Stability
+of Numerical Algorithms, 2nd ed., sections 3.1 and 3.3.
 """
 
 from __future__ import annotations

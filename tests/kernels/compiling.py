@@ -26,7 +26,7 @@ from kernels.triton_stablef._tiles import TABLE, tiles  # noqa: E402
 
 STORED = {"matQ", "matK", "matV", "vecI", "matH", "matDeltaH", "matDeltaQ", "matDeltaK", "matDeltaV", "vecDeltaI"}
 SCALARS = {"S": "i32", "share_stride": "i32", "scaSkip": "*i32"} | dict.fromkeys(
-    ("qk_scale", "log_norm_val", "eps"), "fp32"
+    ("qk_scale", "norm_val", "eps"), "fp32"
 )
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 NAMES = ("gates", "fw_recurrent", "fw_parallel", "bw_rows", "bw_recurrent", "bw_parallel_qk", "bw_parallel_v")
