@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from kernels import mlstm_chunkwise_triton_stablef as mlstm
+from tests.kernels.ends import ENDS
 
-NAMES = ("q", "k", "v", "i", "f", "c_initial", "n_initial", "m_initial")
+NAMES = ("q", "k", "v", "i", "f", "C_0", "n_0", "m_0")
 LENGTH, DIM, CHUNK = 20, 16, 16
 
 
@@ -149,34 +150,6 @@ def test_reset_passes_no_gradient_back(token, without_input):
         assert (gradient == 0).all()
     assert (gradients[4][:, :, token] == 0).all()
     assert (gradients[2][:, :, token] == 0).all() == without_input
-
-
-INF = np.inf
-# name: {input: (where in its last axis, value)}
-ENDS = {
-    "no input at one token": {"i": (9, -INF)},
-    "no input at all": {"i": (slice(None), -INF)},
-    "no input at first": {"i": (slice(9), -INF)},
-    "reset": {"f": (9, -INF)},
-    "resets only": {"f": (slice(None), -INF)},
-    "empty state": {"i": (9, -INF), "f": (9, -INF)},
-    "empty state at first": {"i": (0, -INF), "f": (0, -INF)},
-    "empty states to the end": {"i": (slice(9, None), -INF), "f": (slice(9, None), -INF)},
-    "empty states only": {"i": (slice(None), -INF), "f": (slice(None), -INF)},
-    "no forgetting": {"f": (slice(None), INF)},
-    "ignored initial state": {"m_initial": (slice(None), -INF)},
-    "ignored initial state, no input": {"m_initial": (slice(None), -INF), "i": (slice(None), -INF)},
-    "large m_0": {"m_initial": (slice(None), 1000)},
-    "large m_0, no input": {"m_initial": (slice(None), 1000), "i": (slice(None), -INF)},
-    "small m_0": {"m_initial": (slice(None), -1000)},
-    "i = 100": {"i": (slice(None), 100)},
-    "i = -100": {"i": (slice(None), -100)},
-    "one i = 1000": {"i": (9, 1000)},
-    "f = -1000": {"f": (slice(None), -1000)},
-    "f = -1000, no input": {"f": (slice(None), -1000), "i": (slice(None), -INF)},
-    "every other f = -1000": {"f": (slice(None, None, 2), -1000)},
-    "zero query": {"q": (slice(None), 0)},
-}
 
 
 @pytest.mark.parametrize(("correct", "normalizer_grad"), [(True, "exact"), (False, "detached")])
