@@ -1,4 +1,4 @@
-"""The kernels under test that this project ships: chunkwise mLSTM, in Triton, for JAX.
+"""The kernels under test that this project ships: chunkwise mLSTM for JAX, in Triton and in plain JAX.
 
 Importing this package chooses the backend (see ``kernels.launch``) before any kernel is
 decorated, so that the same source runs on a GPU and in Triton's interpreter.

@@ -5,9 +5,8 @@ It works on chunks of at most 64 tokens: a longer chunk is taken apart, which ch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,12 +85,6 @@ class Saved(NamedTuple):
         """c = DHQK^-1/2."""
         return np.float32(self.arrays.sizes[3] ** -0.5)
 
-    def programs(self, constants: dict[str, Any], *blocks: str) -> int:
-        """One program for each head and each block of the axes named: L, QK, HV."""
-        batch, heads, length, dhqk, dhhv = self.arrays.sizes
-        sizes = {"L": length, "QK": dhqk, "HV": dhhv}
-        return batch * heads * math.prod(-(-sizes[name] // constants[f"BLOCK_{name}"]) for name in blocks)
-
 
 def mlstm_chunkwise_bw(saved: Saved, dtypes: Sequence[np.dtype]) -> tuple[jax.Array, ...]:
     """Run the backward kernels.
@@ -125,7 +118,7 @@ def _row_cotangents(saved: Saved, vecStabilizer: jax.Array, scaStabilizer: jax.A
         (
             *(saved.matH, saved.cotangents.matDeltaH, arrays.vecI, arrays.vecF, saved.states.vecBeta),
             *(saved.vecA, saved.vecM, saved.vecMinner, vecStabilizer, scaStabilizer),
-            *(entering_state(arrays)[2], skip),
+            *(arrays.m_0, skip),
             *(length, saved.scale, np.float32(options.norm_val), np.float32(options.eps)),
         ),
         (
@@ -134,7 +127,7 @@ def _row_cotangents(saved: Saved, vecStabilizer: jax.Array, scaStabilizer: jax.A
             arrays.float32(length),
             *(arrays.float32(saved.blocks),) * 2,
         ),
-        programs=saved.programs(constants, "L"),
+        programs=arrays.programs(constants, "L"),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         DHHV=dhhv,
@@ -201,8 +194,6 @@ def _walk_back(
     *_, length, dhqk, dhhv = arrays.sizes
     constants = arrays.launch_options("bw_recurrent", saved.options)
     kept = saved.blocks if keep_states else 1  # nothing is stored there
-    batch, heads = arrays.matQ.shape[:2]
-    blocks_qk, blocks_hv = -(-dhqk // constants["BLOCK_QK"]), -(-dhhv // constants["BLOCK_HV"])
     outputs = launch(
         mlstm_chunkwise_bw_recurrent,
         (
@@ -217,7 +208,8 @@ def _walk_back(
             arrays.float32(dhqk),
             arrays.float32(),
         ),
-        programs=batch * heads * blocks_qk * (blocks_hv + 1),
+        # Blocks of D, and of E beside them.
+        programs=arrays.programs(constants, "QK", "HV") + arrays.programs(constants, "QK"),
         KEEP_STATES=keep_states,
         **constants,
     )
@@ -245,7 +237,7 @@ def _parallel_qk(
             shares,
             shares,
         ),
-        programs=saved.programs(constants, "L", "QK"),
+        programs=arrays.programs(constants, "L", "QK"),
         **constants,
     )
     return matDeltaQ, matDeltaK, (share_i, share_phi)
@@ -262,7 +254,7 @@ def _parallel_v(saved: Saved, rows: Rows, gradients: StateGradients, dtype: np.d
             *(arrays.sizes[2], saved.scale),
         ),
         (jax.ShapeDtypeStruct(arrays.matV.shape, dtype),),
-        programs=saved.programs(constants, "L", "HV"),
+        programs=arrays.programs(constants, "L", "HV"),
         **constants,
     )
     return matDeltaV
@@ -280,14 +272,14 @@ def _gates(
     return launch(
         mlstm_chunkwise_bw_gates,
         (
-            *(arrays.vecI, arrays.vecF, saved.vecM, rows.vecMu, entering_state(arrays)[2]),
+            *(arrays.vecI, arrays.vecF, saved.vecM, rows.vecMu, arrays.m_0),
             *(gradients.scaQ, *shares, arrays.sizes[2], arrays.vecI.size),
         ),
         (
             jax.ShapeDtypeStruct(arrays.vecI.shape, dtypes[3]),
             jax.ShapeDtypeStruct(arrays.vecF.shape, dtypes[4]),
         ),
-        programs=saved.programs(constants, "L"),
+        programs=arrays.programs(constants, "L"),
         num_warps=1,
         num_stages=1,
         NUM_SHARES=shares[0].shape[0],

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton_stablef._arithmetic import sigmoid_of_minus, to_storage
-from kernels.triton_stablef._bw_rows import pass_on, takes_from_before
+from kernels.triton_stablef._bw_rows import messages, takes_from_before
 
 
 @triton.jit
@@ -52,8 +52,7 @@ def mlstm_chunkwise_bw_gates(
     m = tl.load(vecM + row + 1, mask=inside, other=0.0)
     mu = tl.load(vecMu + row + 1, mask=inside, other=0.0)
     passes = takes_from_before(m, vecM, vecI, vecF, scaM_initial, idx_head, after, inside, S)
-    step_of_message = (tl.where(passes, mu, 0.0), tl.where(passes, 1.0, 0.0))
-    message, passes = tl.associative_scan(step_of_message, 0, pass_on, reverse=True)
+    message, passes = messages(mu, passes)
     entering = tl.load(scaQ_states + idx_head * num_blocks + pid % num_blocks)
     message += tl.where(passes > 0.0, entering, 0.0)
 

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton_stablef._arithmetic import dot, finite_or_zero, log_sigmoid, to_storage
-from kernels.triton_stablef._fw_parallel import load_tile, pair_weights
+from kernels.triton_stablef._blocks import last_row, load_tile, pair_weights
 
 
 @triton.jit
@@ -102,7 +102,7 @@ def mlstm_chunkwise_bw_parallel_qk(
     carry_x = tl.load(vecCarryX + row, mask=in_rows, other=0.0)
     carry_gamma = tl.load(vecCarryGamma + row, mask=in_rows, other=0.0)
     from_state = from_state * carry_x[:, None] + carry_gamma[:, None] * n[None, :]
-    last = idx_head * S + tl.minimum(idx_block * BLOCK_L + BLOCK_L, S) - 1
+    last = last_row(idx_head, idx_block, S, BLOCK_L)
     sigma = tl.load(vecSigma + row, mask=in_rows, other=0.0)
     omega = tl.exp(sigma + (i - finite_or_zero(tl.load(vecMinner + last))))
     to_state = (to_state + delta_n[None, :]) * omega[:, None]

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton_stablef._arithmetic import dot, finite_or_zero, log_sigmoid, to_storage
-from kernels.triton_stablef._fw_parallel import load_tile, pair_weights
+from kernels.triton_stablef._blocks import last_row, load_tile, pair_weights
 
 
 @triton.jit
@@ -63,7 +63,7 @@ def mlstm_chunkwise_bw_parallel_v(
     sigma = tl.load(vecSigma + row, mask=in_rows, other=0.0)
     subtrahend = finite_or_zero(tl.load(vecMinner + row, mask=in_rows, other=float("inf")))
     inverse = tl.load(vecInvD + row, mask=in_rows, other=0.0)
-    last = idx_head * S + tl.minimum(idx_block * BLOCK_L + BLOCK_L, S) - 1
+    last = last_row(idx_head, idx_block, S, BLOCK_L)
     omega = tl.exp(sigma + (i - finite_or_zero(tl.load(vecMinner + last))))
 
     weights, seen = pair_weights(phi, i, subtrahend, step)

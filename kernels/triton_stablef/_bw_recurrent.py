@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton_stablef._arithmetic import decay_and_add, dot, to_storage
-from kernels.triton_stablef._fw_parallel import load_tile
+from kernels.triton_stablef._blocks import load_tile
 
 
 @triton.jit

@@ -20,8 +20,8 @@ import triton
 import triton.language as tl
 
 from kernels.triton_stablef._arithmetic import finite_or_zero, log_sigmoid
+from kernels.triton_stablef._blocks import last_row, load_tile
 from kernels.triton_stablef._denominator import FLOOR, denominator, threshold
-from kernels.triton_stablef._fw_parallel import load_tile
 
 
 @triton.jit
@@ -40,6 +40,13 @@ def takes_from_before(m, vecM, vecI, vecF, scaM_initial, idx_head, token, inside
     f = tl.load(vecF + row, mask=inside, other=float("inf"))
     i = tl.load(vecI + row, mask=inside, other=float("-inf")).to(tl.float32)
     return ((log_sigmoid(f) + before >= i) & (m != float("-inf"))) | (inside == 0)
+
+
+@triton.jit
+def messages(mu, passes):
+    """(message, passes) of all steps from each token to the last of the block, as one step each."""
+    step = (tl.where(passes, mu, 0.0), tl.where(passes, 1.0, 0.0))
+    return tl.associative_scan(step, 0, pass_on, reverse=True)
 
 
 @triton.jit
@@ -124,13 +131,12 @@ def mlstm_chunkwise_bw_rows(
     tl.store(vecCarryX + row, tl.where(sees, carry * inverse, 0.0), mask=in_rows)
     tl.store(vecCarryGamma + row, tl.where(sees, carry * gamma, 0.0), mask=in_rows)
     tl.store(vecMu + row, mu, mask=in_rows)
-    last = idx_head * S + tl.minimum((pid % num_blocks) * BLOCK_L + BLOCK_L, S) - 1
+    last = last_row(idx_head, pid % num_blocks, S, BLOCK_L)
     leaving = finite_or_zero(tl.load(vecStabilizer + last))
     tl.store(scaDecay + block, tl.load(vecBeta + last) + (entering - leaving))
 
     passes = takes_from_before(m, vecM, vecI, vecF, scaM_initial, idx_head, token, in_rows, S)
-    step_of_message = (tl.where(passes, mu, 0.0), tl.where(passes, 1.0, 0.0))
-    message, passes = tl.associative_scan(step_of_message, 0, pass_on, reverse=True)
+    message, passes = messages(mu, passes)
     first = step == 0
     tl.store(scaMessage + block, tl.sum(tl.where(first, message, 0.0), axis=0))
     tl.store(scaPasses + block, tl.sum(tl.where(first, passes, 0.0), axis=0))

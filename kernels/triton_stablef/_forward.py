@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +57,17 @@ class Arrays(NamedTuple):
         """B, NH, S, DHQK, DHHV."""
         batch, heads, length, dhqk = self.matQ.shape
         return batch, heads, length, dhqk, self.matV.shape[-1]
+
+    @property
+    def m_0(self) -> jax.Array:
+        """scaM_initial, 0 where there is no initial state."""
+        return jnp.zeros(self.matQ.shape[:2], jnp.float32) if self.scaM_initial is None else self.scaM_initial
+
+    def programs(self, constants: dict[str, Any], *blocks: str) -> int:
+        """One program for each head and each block of the axes named: L, QK, HV."""
+        batch, heads, length, dhqk, dhhv = self.sizes
+        sizes = {"L": length, "QK": dhqk, "HV": dhhv}
+        return batch * heads * math.prod(-(-sizes[name] // constants[f"BLOCK_{name}"]) for name in blocks)
 
     def float32(self, *shape: int) -> jax.ShapeDtypeStruct:
         """What a kernel returns in float32, (B, NH, *shape)."""
@@ -160,14 +172,14 @@ def mlstm_chunkwise_fw(arrays: Arrays, options: Options, keep: int | None = None
 
 def run_recurrence(arrays: Arrays, options: Options, keep: int) -> States:
     """Run the kernels of the gates and of the recurrence, which keeps a state every ``keep`` tokens."""
-    batch, heads, length, dhqk, dhhv = arrays.sizes
+    *_, length, dhqk, dhhv = arrays.sizes
     constants = arrays.launch_options("fw_recurrent", options)
     size, kept = constants["BLOCK_L"], -(-length // keep)
     vecBeta, vecSigma, vecBest = launch(
         mlstm_chunkwise_gates,
         (arrays.vecI, arrays.vecF, length),
         (arrays.float32(length),) * 3,
-        programs=batch * heads * -(-length // size),
+        programs=arrays.programs(constants, "L"),
         num_warps=1,
         num_stages=1,
         BLOCK_L=size,
@@ -188,7 +200,8 @@ def run_recurrence(arrays: Arrays, options: Options, keep: int) -> States:
             arrays.float32(dhqk),
             arrays.float32(),
         ),
-        programs=batch * heads * -(-dhqk // constants["BLOCK_QK"]) * (-(-dhhv // constants["BLOCK_HV"]) + 1),
+        # Blocks of C, and of n beside them.
+        programs=arrays.programs(constants, "QK", "HV") + arrays.programs(constants, "QK"),
         KEEP=keep,
         **constants,
     )
@@ -200,8 +213,7 @@ def entering_state(arrays: Arrays) -> tuple[jax.Array, jax.Array, jax.Array, jax
     batch, heads, _, dhqk, dhhv = arrays.sizes
     matC, vecN, scaM = arrays[5:]
     if matC is None or vecN is None or scaM is None:
-        zero = jnp.zeros((batch, heads), jnp.float32)
         matC, vecN = (jnp.zeros((batch, heads, *shape), jnp.float32) for shape in ((dhqk, dhhv), (dhqk,)))
-        return matC, vecN, zero, zero - jnp.inf
+        return matC, vecN, arrays.m_0, arrays.m_0 - jnp.inf
     occupied = jnp.any(matC != 0, axis=(2, 3)) | jnp.any(vecN != 0, axis=2)
     return matC, vecN, scaM, jnp.where(occupied, scaM, -jnp.inf)

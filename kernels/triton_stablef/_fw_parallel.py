@@ -17,23 +17,8 @@ import triton
 import triton.language as tl
 
 from kernels.triton_stablef._arithmetic import causal_dot, dot, finite_or_zero, log_sigmoid, to_storage
+from kernels.triton_stablef._blocks import load_tile, pair_weights
 from kernels.triton_stablef._denominator import denominator, threshold
-
-
-@triton.jit
-def load_tile(matrix, row, column, in_rows, in_columns, WIDTH: tl.constexpr):
-    """A tile of a matrix with WIDTH columns, 0 outside."""
-    return tl.load(
-        matrix + row[:, None] * WIDTH + column[None, :], mask=in_rows[:, None] & in_columns[None, :], other=0.0
-    )
-
-
-@triton.jit
-def pair_weights(phi, i, subtrahend, step):
-    """W of one block, (target, source): 0 above the diagonal, and where m' = inf: rows beyond the sequence."""
-    seen = step[None, :] <= step[:, None]
-    triangle = tl.cumsum(tl.where(step[None, :] < step[:, None], phi[:, None], 0.0), axis=0)
-    return tl.exp(tl.where(seen, triangle + (i[None, :] - subtrahend[:, None]), float("-inf"))), seen
 
 
 @triton.jit

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton_stablef._arithmetic import decay_and_add, dot, finite_or_zero, to_storage
+from kernels.triton_stablef._blocks import last_row, load_tile
 
 
 @triton.jit
@@ -26,7 +27,7 @@ def load_gates(vecI, vecBeta, vecSigma, vecBest, idx_head, idx_block, S, BLOCK_L
     """beta_L, best_L, and sigma_s, i_s of a block. Padding is f = +inf, i = -inf: it changes no bit."""
     token = idx_block * BLOCK_L + tl.arange(0, BLOCK_L)
     row = idx_head * S + token
-    last = idx_head * S + tl.minimum(idx_block * BLOCK_L + BLOCK_L, S) - 1
+    last = last_row(idx_head, idx_block, S, BLOCK_L)
     sigma = tl.load(vecSigma + row, mask=token < S, other=0.0)
     i = tl.load(vecI + row, mask=token < S, other=float("-inf")).to(tl.float32)
     return tl.load(vecBeta + last), tl.load(vecBest + last), sigma, i
@@ -92,9 +93,8 @@ def mlstm_chunkwise_fw_recurrent(
             ahead_gates = load_gates(vecI, vecBeta, vecSigma, vecBest, idx_head, ahead, S, BLOCK_L)
             token = idx_block * BLOCK_L + step
             row = idx_head * S + token
-            in_rows = token < S
-            k = tl.load(matK + row[:, None] * DHQK + qk[None, :], mask=in_rows[:, None] & in_qk[None, :], other=0.0)
-            v = tl.load(matV + row[:, None] * DHHV + hv[None, :], mask=in_rows[:, None] & in_hv[None, :], other=0.0)
+            k = load_tile(matK, row, qk, token < S, in_qk, DHQK)
+            v = load_tile(matV, row, hv, token < S, in_hv, DHHV)
 
             m = tl.maximum(total + m, best)
             inner_next = tl.maximum(total + inner, best)
@@ -119,9 +119,7 @@ def mlstm_chunkwise_fw_recurrent(
             ahead = tl.minimum(idx_block + 1, num_blocks - 1)
             ahead_gates = load_gates(vecI, vecBeta, vecSigma, vecBest, idx_head, ahead, S, BLOCK_L)
             token = idx_block * BLOCK_L + step
-            row = idx_head * S + token
-            in_tile = (token < S)[:, None] & in_qk[None, :]
-            k = tl.load(matK + row[:, None] * DHQK + qk[None, :], mask=in_tile, other=0.0)
+            k = load_tile(matK, idx_head * S + token, qk, token < S, in_qk, DHQK)
 
             m = tl.maximum(total + m, best)
             inner_next = tl.maximum(total + inner, best)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernels.triton_stablef._fw_parallel import load_tile
+from kernels.triton_stablef._blocks import load_tile
 
 
 @triton.jit

@@ -175,14 +175,12 @@ def _apply(dtype: np.dtype, options: Options, rows: tuple[Any, ...], initial: tu
         normalizer_grad=options.normalizer_grad,
     )
     arrays = tuple(jnp.asarray(array) for array in (*rows, *initial) if array is not None)
-    plain = Options(
-        float(options.eps),
-        int(options.chunk_size),
-        bool(options.stabilize_correctly),
-        float(options.norm_val),
-        options.input_precision,
-        options.normalizer_grad,
-        bool(options.recompute_states_in_bw),
+    plain = options._replace(
+        eps=float(options.eps),
+        chunk_size=int(options.chunk_size),
+        stabilize_correctly=bool(options.stabilize_correctly),
+        norm_val=float(options.norm_val),
+        recompute_states_in_bw=bool(options.recompute_states_in_bw),
     )
     static = _Static(plain, dtype, tuple(array.dtype for array in arrays))
     return _mlstm(static, *arrays)
