@@ -10,6 +10,7 @@ the reference does not have has error inf, a bound of inf is undecided and gives
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ class Measurement:
         worst: index of the largest ratio, and what was got and wanted there.
         nonfinite: elements that are NaN or infinite and should not be.
         undecided: share of elements whose bound is at least |r|, about which nothing can be said.
+        digest: BLAKE2b of the output's bytes in C order, as returned: equal means bitwise equal.
     """
 
     output: str
@@ -43,6 +45,7 @@ class Measurement:
     wanted: float
     nonfinite: int
     undecided: float
+    digest: str
 
 
 def measure(outputs: dict[str, np.ndarray], reference: Reference) -> list[Measurement]:
@@ -52,7 +55,7 @@ def measure(outputs: dict[str, np.ndarray], reference: Reference) -> list[Measur
         SuiteError: if the reference itself is NaN, or one of its bounds.
     """
     aligned = _align_states(outputs, reference)
-    return [_measure_one(name, actual, reference, outputs[name].dtype) for name, actual in aligned.items()]
+    return [_measure_one(name, actual, reference, outputs[name]) for name, actual in aligned.items()]
 
 
 def _align_states(outputs: dict[str, np.ndarray], reference: Reference) -> dict[str, np.ndarray]:
@@ -70,13 +73,13 @@ def _align_states(outputs: dict[str, np.ndarray], reference: Reference) -> dict[
     return aligned
 
 
-def _measure_one(name: str, actual: np.ndarray, reference: Reference, dtype: np.dtype) -> Measurement:
+def _measure_one(name: str, actual: np.ndarray, reference: Reference, returned: np.ndarray) -> Measurement:
     wanted, bound = reference.values[name], reference.bounds[name]
     if np.isnan(wanted).any() or np.isnan(bound).any():
         raise SuiteError(f"the reference of output {name} is NaN.")
     if name == "n":
         wanted = np.clip(wanted, FLOAT32_TINY, FLOAT32_HUGE)
-    actual = _saturate(actual, wanted, bound, dtype)
+    actual = _saturate(actual, wanted, bound, returned.dtype)
     actual = np.where(reference.unknown.get(name, False), wanted, actual)
 
     finite = np.isfinite(wanted)
@@ -100,6 +103,7 @@ def _measure_one(name: str, actual: np.ndarray, reference: Reference, dtype: np.
         wanted=float(wanted[worst]),
         nonfinite=int(np.sum(~np.isfinite(actual) & (actual != wanted))),
         undecided=float(np.mean(bound >= np.maximum(np.abs(wanted), FLOAT32_TINY))),
+        digest=hashlib.blake2b(returned.tobytes(), digest_size=16).hexdigest(),
     )
 
 

@@ -87,9 +87,9 @@ def mlstm_chunkwise_bw_recurrent(
             carry_ahead, decay_ahead = load_factors(vecCarryX, scaDecay, idx_head, ahead, num_blocks, S, BLOCK_L)
             token = idx_block * BLOCK_L + step
             row = idx_head * S + token
-            q = load_tile(matQ, row, qk, token < S, in_qk, DHQK).to(tl.float32)
-            dh = load_tile(matDeltaH, row, hv, token < S, in_hv, DHHV)
-            matD = decay_and_add(decay, matD, dot(tl.trans(q * carry[:, None]), dh, OPERANDS, INTERPRET))
+            q = load_tile(matQ, row, qk, token < S, in_qk, DHQK)
+            x = load_tile(matDeltaH, row, hv, token < S, in_hv, DHHV).to(tl.float32) * carry[:, None]
+            matD = decay_and_add(decay, matD, dot(tl.trans(q), x, OPERANDS, INTERPRET))
             carry, decay = carry_ahead, decay_ahead
         tl.store(matDeltaC_initial + idx_head * (DHQK * DHHV) + state_entries, matD, mask=in_state)
     else:
