@@ -82,7 +82,12 @@ class Ball:
 
     def array(self, values: Any) -> Balls:
         """Floats, mpmath numbers or balls, taken exactly, whatever the precision."""
-        return Balls(_number(values.x if isinstance(values, Balls) else np.asarray(values)), self.bits)
+        numbers = values.x if isinstance(values, Balls) else np.asarray(values)
+        if numbers.dtype == object:
+            return Balls(_number(numbers), self.bits)
+        # In one pass without a Python function for each, which is what most of the time would go to.
+        arb = np.frompyfunc(_flint().arb, 1, 1)
+        return Balls(arb(numbers.astype(np.float64, copy=False)), self.bits)
 
     def rsqrt(self, n: int) -> Balls:
         return _apply(self.bits, np.frompyfunc(lambda x: x.rsqrt(), 1, 1), self.array(n))
@@ -171,6 +176,13 @@ class Ball:
     def radius(self, x: Balls) -> np.ndarray:
         """The radii in float64, rounded up; 0 of -inf and inf, inf of NaN."""
         return np.asarray(_radius(x.x), np.float64)
+
+    def is_wide(self, x: Balls, relative: float, absolute: float) -> np.ndarray:
+        """Where the radius is not proved to be at most max(relative |midpoint|, absolute), without float64's limits.
+
+        -inf and inf are narrow, NaN is wide.
+        """
+        return np.asarray(_apply(64, _is_wide, x, self.array(relative), self.array(absolute)).x, bool)
 
     def encloses(self, x: Balls, values: Any) -> np.ndarray:
         """Where x holds the value, a float or an mpmath number taken exactly, or has a number in common with a ball.
@@ -268,6 +280,12 @@ def _radius(x: Any) -> float:
         return 0.0
     nearest = float(exact)
     return nearest if nearest >= exact else float(np.nextafter(nearest, np.inf))
+
+
+@_elementwise(3)
+def _is_wide(x: Any, relative: Any, absolute: Any) -> bool:
+    radius = x.rad()
+    return x.is_nan() or not (radius <= absolute or radius <= relative * abs(x.mid()))
 
 
 def _matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -6,12 +6,15 @@ derivatives with respect to the inputs, the gradients.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from oracles._arithmetic import Arithmetic
 from oracles._definition import Inputs
+from oracles._denominator import or_zero
+from oracles._recurrence import State
 
 # exact: the derivative of the definition. detached: d_t and m_t are held constant (docs/method.md, section 12).
 NormalizerGrad = Literal["exact", "detached"]
@@ -43,7 +46,7 @@ class Cotangents:
         arrays = {}
         for name, shape in shapes.items():
             array = getattr(self, name)
-            arrays[name] = np.zeros(shape) if array is None else array
+            arrays[name] = np.broadcast_to(0.0, shape) if array is None else array
             if arrays[name].shape != shape:
                 raise ValueError(f"cotangent {name} has shape {arrays[name].shape}; expected {shape}, from the inputs.")
         state = np.concatenate([arrays["C_last"], arrays["n_last"][..., None]], axis=-1)
@@ -52,7 +55,10 @@ class Cotangents:
 
 @dataclass(frozen=True)
 class Gradients:
-    """dL/d of every input, in its shape and in the numbers of the arithmetic; of an absent initial state None."""
+    """dL/d of every input, in its shape and in the numbers of the arithmetic; of an absent initial state None.
+
+    Of q, k, v, i and f a form that was asked for some rows returns only these.
+    """
 
     q: Any
     k: Any
@@ -67,6 +73,46 @@ class Gradients:
         """(name, value) of every gradient there is: dq, dk, dv, di, df, dC_0, dn_0, dm_0."""
         pairs = [(f"d{field.name}", getattr(self, field.name)) for field in fields(self)]
         return [(name, value) for name, value in pairs if value is not None]
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """What comes back to a state [C'|n'] with m and m': the gradient of the state and what passes through m.
+
+    The gradient of an empty initial state is relative to m_0, which m' leaves out: only where that is
+    wanted a second D is carried, relative to m.
+
+    Attributes:
+        D: relative to m', in the shape of [C'|n'].
+        M: in the shape of m.
+        D_of_m: D relative to m, or None.
+    """
+
+    D: Any
+    M: Any
+    D_of_m: Any
+
+    @classmethod
+    def of_last(cls, ar: Arithmetic, inputs: Inputs, cotangents: Cotangents, last: State, exact: bool) -> Adjoint:
+        """Of the last state, from the cotangents of what is returned of it, which is relative to m_S."""
+        d_state, dm = (ar.array(array) for array in cotangents.filled(inputs)[1:])
+        to_m = ar.exp(last.inner - or_zero(ar, last.m))[..., None, None]
+        through_m = ar.term(dm - ar.dot(d_state, ar.weigh(to_m, last.matrix)))
+        M = through_m if exact else ar.array(0.0) * dm
+        if inputs.C_0 is None or not inputs.is_empty().any():
+            return cls(d_state * to_m, M, None)
+        # The last state that a kernel returns is relative to m with its rounding, and so is what comes back through it.
+        return cls(d_state * to_m, M, d_state * ar.exp(last.m - or_zero(ar, ar.freeze(last.m)))[..., None, None])
+
+    def with_initial(self, ar: Arithmetic, inputs: Inputs, start: State, rows: Gradients) -> Gradients:
+        """The rows and, if there is an initial state, its gradients; this adjoint being that of the initial state."""
+        if inputs.C_0 is None:
+            return rows
+        D = self.D
+        if self.D_of_m is not None:
+            D = ar.where(inputs.is_empty()[..., None, None], self.D_of_m, D)
+        # <D, 0> is 0 also where D overflows; there self.D is 0.
+        return replace(rows, C_0=D[..., :-1], n_0=D[..., -1], m_0=ar.dot(self.D, start.matrix) + self.M)
 
 
 def is_exact(normalizer_grad: str) -> bool:

@@ -18,6 +18,7 @@ Source: Beck et al., "xLSTM: Extended Long Short-Term Memory", arXiv 2405.04517,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -73,6 +74,11 @@ class Inputs:
         """S, DHQK, DHHV."""
         return self.q.shape[-2], self.q.shape[-1], self.v.shape[-1]
 
+    def tokens(self, first: int, stop: int) -> Inputs:
+        """Views of the tokens first..stop - 1, counted from 0, without an initial state."""
+        q, k, v = (array[..., first:stop, :] for array in (self.q, self.k, self.v))
+        return Inputs(q, k, v, self.i[..., first:stop], self.f[..., first:stop])
+
     def v_and_one(self) -> np.ndarray:
         """[v_t | 1], (..., S, DHHV + 1): the extra column turns every sum over v into the one for n."""
         return np.concatenate([self.v, np.ones((*self.v.shape[:-1], 1))], axis=-1)
@@ -88,6 +94,22 @@ class Inputs:
         """Where the initial state holds nothing; shape of the leading axes."""
         state, _ = self.initial_state()
         return ~np.any(state != 0, axis=(-2, -1))
+
+
+def chosen_tokens(rows: Sequence[int] | np.ndarray | None, length: int) -> np.ndarray:
+    """The indices of the tokens whose rows are asked for, increasing; all of them for None.
+
+    Raises:
+        ValueError: if rows is empty, not increasing, or has other than integers from 0 to length - 1.
+    """
+    if rows is None:
+        return np.arange(length)
+    chosen = np.asarray(rows)
+    if chosen.ndim != 1 or not chosen.size or not np.issubdtype(chosen.dtype, np.integer):
+        raise ValueError(f"rows is {rows!r}; expected token indices, at least one.")
+    if np.any(chosen[1:] <= chosen[:-1]) or chosen[0] < 0 or chosen[-1] >= length:
+        raise ValueError(f"rows is {rows!r}; expected increasing token indices from 0 to {length - 1}.")
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,7 @@ class Outputs:
     """What every form returns, in the numbers of its arithmetic.
 
     Attributes:
-        h: (..., S, DHHV), the hidden states.
+        h: (..., S, DHHV), the hidden states; of a form that was asked for some rows, only these here and in n, m.
         n: (..., S), the denominators d_t, relative to m_t.
         m: (..., S), the stabilizers m_t, natural-log units.
         C_last, n_last, m_last: the state after the last token, in the shapes of C_0, n_0, m_0.

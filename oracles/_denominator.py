@@ -44,6 +44,13 @@ def denominator_of_m(ar: Arithmetic, contract: Contract, a: Any, m: Any, inner: 
     return denominator(ar, contract, a * ar.exp(inner - or_zero(ar, m)), m, m)
 
 
+def output_rows(ar: Arithmetic, contract: Contract, readout: Any, m: Any, inner: Any) -> tuple[Any, Any, Any]:
+    """h_t, d_t and m_t from [N'|a']_t relative to ``inner``, (..., DHHV + 1)."""
+    a = readout[..., -1]
+    h = ar.output(ar.divide(readout[..., :-1], denominator(ar, contract, a, m, inner)[..., None]))
+    return h, denominator_of_m(ar, contract, a, m, inner), m
+
+
 def row_cotangents(
     ar: Arithmetic, contract: Contract, readout: Any, m: Any, inner: Any, dh: Any, exact: bool
 ) -> tuple[Any, Any, Any]:
@@ -61,10 +68,12 @@ def row_cotangents(
     Returns:
         [x'|gamma'] relative to ``inner``, the same relative to m, and mu. All are 0 where the state is empty.
     """
-    relative_to_m = readout * ar.exp(inner - or_zero(ar, m))[..., None]
+    # What is relative to m is so with the same m on both ways to C_0, whatever m was rounded to.
+    shared = ar.freeze(m)
+    relative_to_m = readout * ar.exp(inner - or_zero(ar, shared))[..., None]
     x, _ = _one_row(ar, contract, readout, m, inner, dh, exact)
     # eps / d_t has no overflow relative to m.
-    x_of_m, mu = _one_row(ar, contract, relative_to_m, m, m, dh, exact)
+    x_of_m, mu = _one_row(ar, contract, relative_to_m, m, shared, dh, exact)
     return x, x_of_m, mu
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mpmath
 import numpy as np
 
 from oracles._plain_arrays import PlainArrays
@@ -17,11 +16,15 @@ class MPMath(PlainArrays):
 
     Raises:
         ValueError: if digits is not an integer of at least 15.
+        ImportError: if mpmath is not installed.
     """
 
     def __init__(self, digits: int = 50) -> None:
         if not isinstance(digits, int) or digits < 15:
             raise ValueError(f"digits is {digits!r}; expected an integer of at least 15.")
+        # Machines that only run kernels do without it.
+        import mpmath
+
         self.digits = digits
         self._context = mpmath.MPContext()
         self._context.dps = digits

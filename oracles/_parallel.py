@@ -1,14 +1,20 @@
-"""The parallel form: every pair (target t, source s) at once (docs/method.md, section 2)."""
+"""The parallel form: every pair (target t, source s) at once (docs/method.md, section 2).
+
+It is written for a segment of tokens that starts from any state, held relative to any m'; the whole
+sequence is one segment, and the chunkwise form a chain of them.
+"""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from oracles._arithmetic import Arithmetic
 from oracles._definition import Contract, Inputs, Outputs
-from oracles._denominator import denominator, denominator_of_m, or_zero
+from oracles._denominator import or_zero, output_rows
+from oracles._recurrence import State, Tokens
 
 
 def parallel(ar: Arithmetic, inputs: Inputs, contract: Contract) -> Outputs:
@@ -20,45 +26,86 @@ def parallel(ar: Arithmetic, inputs: Inputs, contract: Contract) -> Outputs:
 
     The max of m' leaves out an empty initial state. Needs S x S numbers for each head.
     """
-    length, dhqk, _ = inputs.sizes
-    c = ar.rsqrt(dhqk)
-    q, k, v = ar.array(inputs.q), ar.array(inputs.k), ar.array(inputs.v_and_one())
-    state_0, m_0 = inputs.initial_state()
-    weights, carried, m, inner = pair_weights(ar, inputs, m_0)
-
-    scores = ar.matmul(q, ar.transpose(k)) * weights
-    readout = (ar.matmul(scores, v) + carried[..., None] * ar.matmul(q, ar.array(state_0))) * c
-    d = denominator(ar, contract, readout[..., -1], m, inner)
-    h = ar.output(ar.divide(readout[..., :-1], d[..., None]))
-
-    to_m = ar.exp(inner[..., -1] - or_zero(ar, ar.freeze(m[..., -1])))[..., None, None]
-    taken_in = ar.matmul(ar.transpose(k * weights[..., length - 1, :, None]), v)
-    last = (carried[..., -1, None, None] * ar.array(state_0) + taken_in) * to_m
-    d_of_m = denominator_of_m(ar, contract, readout[..., -1], m, inner)
-    return Outputs(h, d_of_m, m, last[..., :-1], last[..., -1], m[..., -1])
+    tokens = Tokens.of(ar, inputs, 0, inputs.sizes[0])
+    segment = Segment(ar, tokens, State.initial(ar, inputs))
+    last = segment.last()
+    C_and_n = last.of_m(ar)
+    return Outputs(*segment.rows(contract), C_and_n[..., :-1], C_and_n[..., -1], last.m)
 
 
-def pair_weights(ar: Arithmetic, inputs: Inputs, m_0: np.ndarray) -> tuple[Any, Any, Any, Any]:
-    """w_{t,s} (0 above the diagonal), w_{t,0}, m_t and m'_t."""
-    length = inputs.sizes[0]
-    i, phi = ar.array(inputs.i), ar.log_sigmoid(ar.array(inputs.f))
-    source, target = np.arange(length)[None, :], np.arange(length)[:, None]
-    below = ar.array(np.where(source <= target, 0.0, -np.inf))
+class Segment:
+    """All pairs of a segment's tokens and of the state it starts from (s = 0); weights are made where asked for.
 
-    # Row t of sum_{s < r <= t} phi_r is row t-1 plus phi_t for s < t: running sums, no differences.
-    row, total = ar.array(np.zeros((*inputs.lead, length))), ar.array(np.zeros(inputs.lead))
-    sums, prefix = [], []
-    for t in range(length):
-        row = ar.where(source[0] < t, row + phi[..., t, None], ar.array(0.0))
-        total = total + phi[..., t]
-        sums.append(row)
-        prefix.append(total)
-    logs = ar.stack(sums, -2) + i[..., None, :] + below
-    from_initial = ar.stack(prefix, -1) + ar.array(m_0)[..., None]
-    occupied = ar.array(np.where(inputs.is_empty(), -np.inf, 0.0))[..., None]
+    Attributes:
+        m, inner: m_t and m'_t, (..., L).
+    """
 
-    best = ar.max(logs, -1)
-    m = ar.maximum(best, from_initial)
-    inner = ar.freeze(ar.maximum(best, from_initial + occupied))
-    subtrahend = or_zero(ar, inner)
-    return ar.exp(logs - subtrahend[..., None]), ar.exp(from_initial + occupied - subtrahend), m, inner
+    def __init__(self, ar: Arithmetic, tokens: Tokens, start: State) -> None:
+        self.ar, self.tokens, self.start = ar, tokens, start
+        self.c = ar.rsqrt(tokens.q.shape[-1])
+        self._sums, self.prefix = self._sums_of_forgets()
+        best = ar.max(self._only_past(self._sums + tokens.i[..., None, :]), -1)
+        self.m = ar.maximum(best, self.prefix + start.m[..., None])
+        self.inner = ar.freeze(ar.maximum(best, self.prefix + start.inner[..., None]))
+        self._subtrahend = or_zero(ar, self.inner)
+
+    def _sums_of_forgets(self) -> tuple[Any, Any]:
+        # sum_{s < r <= t} phi_r for s <= t, and for s = 0. Row t is row t-1 plus phi_t for s < t: running
+        # sums, no differences.
+        ar, phi = self.ar, self.tokens.phi
+        *lead, length = phi.shape
+        source = np.arange(length)
+        row, total = ar.array(np.zeros((*lead, length))), ar.array(np.zeros(lead))
+        sums, prefix = [], []
+        for t in range(length):
+            row = ar.where(source < t, row + phi[..., t, None], ar.array(0.0))
+            total = total + phi[..., t]
+            sums.append(row)
+            prefix.append(total)
+        return ar.stack(sums, -2), ar.stack(prefix, -1)
+
+    def _only_past(self, x: Any) -> Any:
+        # x_{t,s} for s <= t, else -inf
+        token = np.arange(x.shape[-1])
+        return self.ar.where(token <= token[:, None], x, self.ar.array(-np.inf))
+
+    # i - m' comes first, as in a kernel: both may be large, and then lose the digits of the sum of forgets.
+
+    @cached_property
+    def weights(self) -> Any:
+        """w_{t,s}, 0 above the diagonal."""
+        gained = self.tokens.i[..., None, :] - self._subtrahend[..., None]
+        return self.ar.exp(self._only_past(self._sums + gained))
+
+    @cached_property
+    def last_weights(self) -> Any:
+        """w_{L,s}, the last row alone."""
+        return self.ar.exp(self._sums[..., -1, :] + (self.tokens.i - self._subtrahend[..., -1, None]))
+
+    @cached_property
+    def carried(self) -> Any:
+        """w_{t,0}."""
+        return self.ar.exp(self.prefix + (self.start.inner[..., None] - self._subtrahend))
+
+    @cached_property
+    def scores(self) -> Any:
+        """w_{t,s} (q_t.k_s)."""
+        return self.ar.matmul(self.tokens.q, self.ar.transpose(self.tokens.k)) * self.weights
+
+    @cached_property
+    def readout(self) -> Any:
+        """[N' | a']_t."""
+        ar, tokens = self.ar, self.tokens
+        from_start = ar.weigh(self.carried[..., None], ar.matmul(tokens.q, self.start.matrix))
+        return (ar.matmul(self.scores, tokens.v) + from_start) * self.c
+
+    def rows(self, contract: Contract) -> tuple[Any, Any, Any]:
+        """h_t, d_t and m_t."""
+        return output_rows(self.ar, contract, self.readout, self.m, self.inner)
+
+    def last(self) -> State:
+        """The state after the segment."""
+        ar, tokens = self.ar, self.tokens
+        taken_in = ar.matmul(ar.transpose(tokens.k * self.last_weights[..., None]), tokens.v)
+        kept = ar.weigh(self.carried[..., -1, None, None], self.start.matrix)
+        return State(kept + taken_in, self.m[..., -1], self.inner[..., -1])

@@ -1,4 +1,4 @@
-"""The recurrence over tokens, one step at a time: what the recurrent form and its VJP walk along.
+"""The recurrence over tokens, one step at a time, and what every form shares with it: tokens, states, the way back.
 
 The state is [C | n], a matrix with one column more than v, since n is C for v = 1. It is held
 relative to m', which follows the recurrence of m but starts at -inf where the initial state is
@@ -7,6 +7,7 @@ empty: m_0 alone must not underflow the tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,54 +17,122 @@ from oracles._arithmetic import Arithmetic
 from oracles._definition import Inputs
 from oracles._denominator import or_zero
 
+# Tokens that are held in the arithmetic's numbers at a time.
+BLOCK = 64
+
 
 @dataclass(frozen=True)
 class State:
-    """What one token hands to the next: [C' | n'], the definition's m and the stabilizer m' (``inner``)."""
+    """What a token hands to the next: [C' | n'], the definition's m and the stabilizer m' (``inner``)."""
 
     matrix: Any
     m: Any
     inner: Any
 
+    @classmethod
+    def initial(cls, ar: Arithmetic, inputs: Inputs) -> State:
+        """The initial state."""
+        matrix, m_0 = inputs.initial_state()
+        inner = np.where(inputs.is_empty(), -np.inf, m_0)
+        return cls(ar.array(matrix), ar.array(m_0), ar.freeze(ar.array(inner)))
+
+    def of_m(self, ar: Arithmetic) -> Any:
+        """[C | n], relative to the definition's m."""
+        to_m = ar.exp(self.inner - or_zero(ar, ar.freeze(self.m)))
+        return ar.weigh(to_m[..., None, None], self.matrix)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """q, k, [v|1], i, phi and -f of successive tokens or, without the axis S, of one, in an arithmetic's numbers."""
+
+    q: Any
+    k: Any
+    v: Any
+    i: Any
+    phi: Any
+    minus_f: Any
+
+    @classmethod
+    def of(cls, ar: Arithmetic, inputs: Inputs, first: int, stop: int) -> Tokens:
+        """The tokens first..stop - 1; no others are converted."""
+        piece = inputs.tokens(first, stop)
+        q, k, v = ar.array(piece.q), ar.array(piece.k), ar.array(piece.v_and_one())
+        return cls(q, k, v, ar.array(piece.i), ar.log_sigmoid(ar.array(piece.f)), ar.array(-piece.f))
+
+    def __getitem__(self, t: int) -> Tokens:
+        q, k, v = (array[..., t, :] for array in (self.q, self.k, self.v))
+        return Tokens(q, k, v, self.i[..., t], self.phi[..., t], self.minus_f[..., t])
+
 
 class Recurrence:
-    """The arrays of the inputs in one arithmetic, and the step from token to token; t counts from 0."""
+    """The step from token to token; t counts from 0."""
 
     def __init__(self, ar: Arithmetic, inputs: Inputs) -> None:
         self.ar = ar
         self.inputs = inputs
         self.length, dhqk, _ = inputs.sizes
         self.c = ar.rsqrt(dhqk)
-        self.q, self.k, self.v = ar.array(inputs.q), ar.array(inputs.k), ar.array(inputs.v_and_one())
-        self.i, self.phi = ar.array(inputs.i), ar.log_sigmoid(ar.array(inputs.f))
+        self._block = -1
 
-    def start(self) -> State:
-        """The initial state."""
-        matrix, m_0 = self.inputs.initial_state()
-        inner = np.where(self.inputs.is_empty(), -np.inf, m_0)
-        return State(self.ar.array(matrix), self.ar.array(m_0), self.ar.freeze(self.ar.array(inner)))
+    def token(self, t: int) -> Tokens:
+        """Token t."""
+        if t // BLOCK != self._block:
+            self._block = t // BLOCK
+            first = self._block * BLOCK
+            self._tokens = Tokens.of(self.ar, self.inputs, first, min(first + BLOCK, self.length))
+        return self._tokens[t % BLOCK]
 
     def advance(self, before: State, t: int) -> State:
         """The state after token t."""
-        ar = self.ar
-        m = ar.maximum(self.phi[..., t] + before.m, self.i[..., t])
-        inner = ar.freeze(ar.maximum(self.phi[..., t] + before.inner, self.i[..., t]))
-        update = ar.outer(self.take_in(inner, t)[..., None] * self.k[..., t, :], self.v[..., t, :])
-        kept = ar.weigh(self.forget(before.inner, inner, t)[..., None, None], before.matrix)
+        ar, token = self.ar, self.token(t)
+        m = ar.maximum(token.phi + before.m, token.i)
+        inner = ar.freeze(ar.maximum(token.phi + before.inner, token.i))
+        update = ar.outer(self.take_in(inner, token)[..., None] * token.k, token.v)
+        kept = ar.weigh(self.forget(before.inner, inner, token)[..., None, None], before.matrix)
         return State(kept + update, m, inner)
 
-    def forget(self, before: Any, after: Any, t: int) -> Any:
+    def forget(self, before: Any, after: Any, token: Tokens) -> Any:
         """F'_t = exp(phi_t + m'_{t-1} - m'_t), for two stabilizers."""
-        return self.ar.exp(self.phi[..., t] + (before - or_zero(self.ar, after)))
+        return self.ar.exp(token.phi + (before - or_zero(self.ar, after)))
 
-    def take_in(self, after: Any, t: int) -> Any:
+    def take_in(self, after: Any, token: Tokens) -> Any:
         """I'_t = exp(i_t - m'_t)."""
-        return self.ar.exp(self.i[..., t] - or_zero(self.ar, after))
+        return self.ar.exp(token.i - or_zero(self.ar, after))
 
-    def readout(self, after: State, t: int) -> Any:
+    def readout(self, after: State, token: Tokens) -> Any:
         """[N' | a']_t = c [C' | n']^T q_t."""
-        return self.ar.matmul(self.q[..., t, None, :], after.matrix)[..., 0, :] * self.c
+        return self.ar.matmul(token.q[..., None, :], after.matrix)[..., 0, :] * self.c
 
-    def to_m(self, after: State) -> Any:
-        """exp(m' - m): what brings a state from m' to the definition's m."""
-        return self.ar.exp(after.inner - or_zero(self.ar, self.ar.freeze(after.m)))[..., None, None]
+
+class Trail:
+    """The states of a walk of ``count`` steps, forth and then back.
+
+    Only every ``stride``-th is kept; those between are computed again, so that about count / stride + stride
+    are held at a time.
+    """
+
+    def __init__(self, start: State, count: int, advance: Callable[[State, int], State], stride: int) -> None:
+        self.count, self.advance, self.stride = count, advance, stride
+        self.kept, self.last = [], start
+        for step in range(count):
+            if step % stride == 0:
+                self.kept.append(self.last)
+            self.last = advance(self.last, step)
+
+    def back(self) -> Iterator[tuple[int, State, State]]:
+        """(step, the state before it, the state after it), the last step first."""
+        after = self.last
+        for first in reversed(range(0, self.count, self.stride)):
+            states = [self.kept[first // self.stride]]
+            for step in range(first, min(first + self.stride, self.count) - 1):
+                states.append(self.advance(states[-1], step))
+            while states:
+                before = states.pop()
+                yield first + len(states), before, after
+                after = before
+
+
+def join_tokens(ar: Arithmetic, parts: Sequence[Any]) -> Any:
+    """Arrays (..., L, D) joined along the tokens."""
+    return ar.transpose(ar.concatenate([ar.transpose(part) for part in parts]))

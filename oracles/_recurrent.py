@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from oracles._arithmetic import Arithmetic
-from oracles._definition import Contract, Inputs, Outputs
-from oracles._denominator import denominator, denominator_of_m
-from oracles._recurrence import Recurrence
+from oracles._definition import Contract, Inputs, Outputs, chosen_tokens
+from oracles._denominator import output_rows
+from oracles._recurrence import Recurrence, State
 
 
-def recurrent(ar: Arithmetic, inputs: Inputs, contract: Contract) -> Outputs:
-    """h_t and the states by the recurrence over t = 1..S."""
-    tokens = Recurrence(ar, inputs)
-    state = tokens.start()
-    rows = []
+def recurrent(
+    ar: Arithmetic, inputs: Inputs, contract: Contract, *, rows: Sequence[int] | np.ndarray | None = None
+) -> Outputs:
+    """h_t and the states by the recurrence over t = 1..S.
+
+    Args:
+        rows: increasing token indices, from 0; only these rows of h, n and m are made and returned. None: all.
+
+    Raises:
+        ValueError: for rows that are no such indices.
+    """
+    chosen = set(chosen_tokens(rows, inputs.sizes[0]).tolist())
+    tokens, state = Recurrence(ar, inputs), State.initial(ar, inputs)
+    made = []
     for t in range(tokens.length):
         state = tokens.advance(state, t)
-        readout = tokens.readout(state, t)
-        d = denominator(ar, contract, readout[..., -1], state.m, state.inner)
-        h = ar.output(ar.divide(readout[..., :-1], d[..., None]))
-        rows.append((h, denominator_of_m(ar, contract, readout[..., -1], state.m, state.inner), state.m))
+        if t in chosen:
+            readout = tokens.readout(state, tokens.token(t))
+            made.append(output_rows(ar, contract, readout, state.m, state.inner))
 
-    h, d, m_rows = zip(*rows, strict=True)
-    last = ar.weigh(tokens.to_m(state), state.matrix)
-    return Outputs(ar.stack(h, -2), ar.stack(d, -1), ar.stack(m_rows, -1), last[..., :-1], last[..., -1], state.m)
+    h, d, m = zip(*made, strict=True)
+    last = state.of_m(ar)
+    return Outputs(ar.stack(h, -2), ar.stack(d, -1), ar.stack(m, -1), last[..., :-1], last[..., -1], state.m)

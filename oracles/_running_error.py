@@ -2,7 +2,7 @@
 
 Each number is (x, e, s): its value, a bound on the error that a computation in the given precision
 may have made so far, and its size, the same expression with every term replaced by its absolute
-value. With unit roundoff u and the underflow threshold t of float32 (to first order in u):
+value. With the unit u of gates or of accumulation and the underflow threshold t (to first order in u):
 
     x + y:   e = e_x + e_y + u s,  s = s_x + s_y         x y:  e = |x| e_y + |y| e_x + e_x e_y + u s + t
     exp(x):  e = e^x (expm1(e_x) + u (4 + 2|x|)) + t     max:  e = the larger of both, where both may win
@@ -27,78 +27,50 @@ of Numerical Algorithms, 2nd ed., sections 3.1 and 3.3.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-FLOAT32_UNIT = 2.0**-24
-FLOAT32_TINY = 2.0**-126
-FLOAT32_HUGE = 2.0**126
-
-
-@dataclass(frozen=True)
-class Precision:
-    """The rounding units of a kernel. Gates, sums and states are float32 in every one of them.
-
-    Attributes:
-        name: what reports call it.
-        operand: relative error of a computed number that enters a dot (0 if it enters as float32).
-        storage: unit roundoff of the dtype of h.
-        storage_tiny: half the distance of that dtype's subnormal numbers.
-    """
-
-    name: str
-    operand: float
-    storage: float
-    storage_tiny: float
-
-    @classmethod
-    def of(cls, name: str) -> Precision:
-        """By name: float32, tf32, bfloat16 or float16.
-
-        Raises:
-            ValueError: for another name.
-        """
-        # TF32 units drop the low bits of an operand instead of rounding them: 2^-10, not 2^-11.
-        # float16 kernels may let computed operands enter as TF32, which does not overflow.
-        known = {
-            "float32": cls("float32", 0.0, 2.0**-24, 2.0**-150),
-            "tf32": cls("tf32", 2.0**-10, 2.0**-24, 2.0**-150),
-            "bfloat16": cls("bfloat16", 2.0**-8, 2.0**-8, 2.0**-134),
-            "float16": cls("float16", 2.0**-10, 2.0**-11, 2.0**-25),
-        }
-        if name not in known:
-            raise ValueError(f"precision is {name!r}; expected one of {', '.join(known)}.")
-        return known[name]
+from oracles._precision import Precision
 
 
 class Bounded:
-    """An array of numbers (x, e, s); see the head of this module."""
+    """An array of numbers (x, e, s), see the head of this module, that know their units.
 
-    __slots__ = ("e", "s", "x")
+    ``gate`` says whether they are a sum of log gates; what is made of one by + - max is one too.
+    """
 
-    def __init__(self, x: Any, e: Any, s: Any) -> None:
+    __slots__ = ("e", "gate", "precision", "s", "x")
+
+    def __init__(self, x: Any, e: Any, s: Any, precision: Precision, gate: bool = False) -> None:
         self.x, self.e, self.s = x, e, s
+        self.precision, self.gate = precision, gate
 
     @property
     def shape(self) -> tuple[int, ...]:
         return np.shape(self.x)
 
+    @property
+    def unit(self) -> float:
+        """The unit roundoff of their sums."""
+        return self.precision.gates if self.gate else self.precision.accumulation
+
     def __getitem__(self, index: Any) -> Bounded:
-        return Bounded(self.x[index], self.e[index], self.s[index])
+        return Bounded(self.x[index], self.e[index], self.s[index], self.precision, self.gate)
 
     def __add__(self, other: Bounded) -> Bounded:
         size = self.s + other.s
-        return Bounded(self.x + other.x, self.e + other.e + FLOAT32_UNIT * _finite(size), size)
+        result = Bounded(self.x + other.x, self.e + other.e, size, self.precision, self.gate or other.gate)
+        result.e = result.e + result.unit * _finite(size)
+        return result
 
     def __sub__(self, other: Bounded) -> Bounded:
-        return self + Bounded(-other.x, other.e, other.s)
+        return self + Bounded(-other.x, other.e, other.s, other.precision, other.gate)
 
     def __mul__(self, other: Bounded) -> Bounded:
         size = self.s * other.s
-        e = _product_error(np.multiply, self, other)
-        return Bounded(self.x * other.x, e + FLOAT32_UNIT * size + FLOAT32_TINY, size)
+        e = _product_error(np.multiply, self, other) + self.precision.accumulation * size + self.precision.tiny
+        return Bounded(self.x * other.x, e, size, self.precision)
 
 
 def _product_error(product: Callable[[Any, Any], Any], x: Bounded, y: Bounded) -> Any:
@@ -130,19 +102,23 @@ class RunningError:
         self.precision = precision
         self.depth = depth
 
+    def _number(self, x: Any, e: Any, s: Any, gate: bool = False) -> Bounded:
+        return Bounded(x, e, s, self.precision, gate)
+
     def array(self, values: Any) -> Bounded:
         x = np.asarray(values, np.float64)
-        return Bounded(x, np.zeros_like(x), np.abs(x))
+        return self._number(x, np.zeros_like(x), np.abs(x))
 
     def rsqrt(self, n: int) -> Bounded:
         x = np.float64(n) ** -0.5
-        return Bounded(x, FLOAT32_UNIT * x, x)
+        return self._number(x, self.precision.accumulation * x, x)
 
     def exp(self, x: Bounded) -> Bounded:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             value = np.exp(x.x)
-            relative = np.expm1(x.e) + FLOAT32_UNIT * (4.0 + 2.0 * np.abs(x.x))
-            return Bounded(value, np.where(value == 0.0, 0.0, value * relative) + FLOAT32_TINY, value)
+            relative = np.expm1(x.e) + self.precision.gates * (4.0 + 2.0 * np.abs(x.x))
+            e = np.where(value == 0.0, 0.0, value * relative) + self.precision.tiny
+            return self._number(value, e, value)
 
     def log_sigmoid(self, f: Bounded) -> Bounded:
         # min(f, 0) - log1p(exp(-|f|)): the error of exp, seen through log1p, and four roundings.
@@ -151,8 +127,8 @@ class RunningError:
             power = np.exp(-magnitude)
             x = np.minimum(f.x, 0.0) - np.log1p(power)
         through = power / (1.0 + power) * (4.0 + 2.0 * _finite(magnitude))
-        e = FLOAT32_UNIT * (through + 4.0 * _finite(np.abs(x))) + FLOAT32_TINY
-        return Bounded(x, e, np.abs(x))
+        e = self.precision.gates * (through + 4.0 * _finite(np.abs(x))) + self.precision.tiny
+        return self._number(x, e, np.abs(x), gate=True)
 
     def maximum(self, x: Bounded, y: Bounded) -> Bounded:
         value = np.maximum(x.x, y.x)
@@ -160,14 +136,14 @@ class RunningError:
         with np.errstate(invalid="ignore"):
             x_loses, y_loses = x.x + x.e < y.x - y.e, y.x + y.e < x.x - x.e
         e = np.maximum(np.where(x_loses, 0.0, x.e), np.where(y_loses, 0.0, y.e))
-        return Bounded(value, e, np.abs(value))
+        return self._number(value, e, np.abs(value), x.gate or y.gate)
 
     def absolute(self, x: Bounded) -> Bounded:
-        return Bounded(np.abs(x.x), x.e, x.s)
+        return self._number(np.abs(x.x), x.e, x.s)
 
     def sign(self, x: Bounded) -> Bounded:
         value = np.sign(x.x)
-        return Bounded(value, np.where(np.abs(x.x) <= x.e, 2.0, 0.0), np.abs(value))
+        return self._number(value, np.where(np.abs(x.x) <= x.e, 2.0, 0.0), np.abs(value))
 
     def at_least(self, x: Bounded, y: Bounded) -> Bounded:
         return self._decision(x, y, np.asarray(x.x >= y.x, np.float64))
@@ -180,7 +156,7 @@ class RunningError:
         # inf - inf decides nothing.
         with np.errstate(invalid="ignore"):
             sure = np.abs(x.x - y.x) > x.e + y.e
-        return Bounded(value, np.where(sure, 0.0, 1.0), np.where(sure, value, 1.0))
+        return self._number(value, np.where(sure, 0.0, 1.0), np.where(sure, value, 1.0))
 
     def sigmoid(self, x: Bounded) -> Bounded:
         # e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) else: the error of exp, a sum and a quotient; |slope| <= value.
@@ -188,8 +164,8 @@ class RunningError:
         with np.errstate(under="ignore"):
             power = np.exp(-np.abs(x.x))
         value = np.where(x.x < 0.0, power, 1.0) / (1.0 + power)
-        e = value * (np.expm1(x.e) + FLOAT32_UNIT * (9.0 + 2.0 * magnitude)) + FLOAT32_TINY
-        return Bounded(value, e, value)
+        e = value * (np.expm1(x.e) + self.precision.gates * (9.0 + 2.0 * magnitude)) + self.precision.tiny
+        return self._number(value, e, value)
 
     def divide(self, x: Bounded, y: Bounded) -> Bounded:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
@@ -197,76 +173,86 @@ class RunningError:
             size = np.abs(value)
             smallest = y.x - y.e
             e = np.where(smallest > 0.0, (x.e + size * y.e) / smallest, np.inf)
-            # A denominator beyond float32 counts as infinite; h = 0 is then off by |h| itself.
-            e = np.where(np.isinf(y.x) | (y.x > FLOAT32_HUGE), size, e)
+            # A denominator beyond the format counts as infinite; h = 0 is then off by |h| itself.
+            e = np.where(np.isinf(y.x) | (y.x > self.precision.huge), size, e)
             e = np.where(np.isnan(e), np.inf, e)
-        return Bounded(value, e + 4.0 * FLOAT32_UNIT * size + FLOAT32_TINY * (1.0 + np.abs(x.x)), size)
+        e = e + 4.0 * self.precision.accumulation * size + self.precision.tiny * (1.0 + np.abs(x.x))
+        return self._number(value, e, size)
 
     def where(self, condition: np.ndarray, x: Bounded, y: Bounded) -> Bounded:
-        return Bounded(*(np.where(condition, a, b) for a, b in ((x.x, y.x), (x.e, y.e), (x.s, y.s))))
+        value, e, s = (np.where(condition, a, b) for a, b in ((x.x, y.x), (x.e, y.e), (x.s, y.s)))
+        return self._number(value, e, s, x.gate or y.gate)
 
     def is_empty(self, m: Bounded) -> np.ndarray:
         return np.isneginf(m.x)
 
     def outer(self, x: Bounded, y: Bounded) -> Bounded:
         product = x[..., :, None] * y[..., None, :]
-        # An input has the operand format already; a number that was computed is rounded to it.
-        computed = (x.e > 0.0).astype(float)[..., :, None] + (y.e > 0.0).astype(float)[..., None, :]
-        unit = self.depth * FLOAT32_UNIT + computed * self.precision.operand
-        return Bounded(product.x, product.e + unit * product.s, product.s)
+        rounded = self._rounded(x)[..., :, None] + self._rounded(y)[..., None, :]
+        unit = self.depth * self.precision.accumulation + rounded * self.precision.operand
+        return self._number(product.x, product.e + unit * product.s, product.s)
+
+    def _rounded(self, x: Bounded) -> np.ndarray:
+        # 1 for a number that is rounded where it enters a dot: one that was computed, or any.
+        return np.asarray((x.e > 0.0) | self.precision.inputs_round, float)
 
     def matmul(self, x: Bounded, y: Bounded) -> Bounded:
         terms = x.shape[-1]
         size = x.s @ y.s
         e = _product_error(np.matmul, x, y)
-        unit = (terms + 1) * FLOAT32_UNIT + 2.0 * self.precision.operand
-        return Bounded(x.x @ y.x, e + unit * size + terms * FLOAT32_TINY, size)
+        unit = (terms + 1) * self.precision.accumulation + 2.0 * self.precision.operand
+        return self._number(x.x @ y.x, e + unit * size + terms * self.precision.tiny, size)
 
     def sum(self, x: Bounded) -> Bounded:
         size = np.sum(x.s, axis=-1)
-        e = np.sum(x.e, axis=-1) + x.shape[-1] * FLOAT32_UNIT * size
-        return Bounded(np.sum(x.x, axis=-1), e, size)
+        e = np.sum(x.e, axis=-1) + x.shape[-1] * x.unit * size
+        return self._number(np.sum(x.x, axis=-1), e, size, x.gate)
 
     def cumsum(self, x: Bounded, axis: int) -> Bounded:
         size = np.cumsum(x.s, axis=axis)
-        e = np.cumsum(x.e, axis=axis) + x.shape[axis] * FLOAT32_UNIT * size
-        return Bounded(np.cumsum(x.x, axis=axis), e, size)
+        e = np.cumsum(x.e, axis=axis) + x.shape[axis] * x.unit * size
+        return self._number(np.cumsum(x.x, axis=axis), e, size, x.gate)
 
     def dot(self, x: Bounded, y: Bounded) -> Bounded:
         # Sums of sums: first over one axis, then over the other, in any order within each.
         terms = x.shape[-1] + x.shape[-2]
         size = _inner(x.s, y.s)
         e = _product_error(_inner, x, y)
-        unit = (terms + 1) * FLOAT32_UNIT + 2.0 * self.precision.operand
-        return Bounded(_inner(x.x, y.x), e + unit * size + terms * FLOAT32_TINY, size)
+        unit = (terms + 1) * self.precision.accumulation + 2.0 * self.precision.operand
+        return self._number(_inner(x.x, y.x), e + unit * size + terms * self.precision.tiny, size)
 
     def transpose(self, x: Bounded) -> Bounded:
-        return Bounded(*(np.swapaxes(part, -1, -2) for part in (x.x, x.e, x.s)))
+        value, e, s = (np.swapaxes(part, -1, -2) for part in (x.x, x.e, x.s))
+        return self._number(value, e, s, x.gate)
 
     def max(self, x: Bounded, axis: int) -> Bounded:
         value = np.max(x.x, axis=axis)
-        return Bounded(value, np.max(x.e, axis=axis), np.abs(value))
+        return self._number(value, np.max(x.e, axis=axis), np.abs(value), x.gate)
 
     def stack(self, parts: Sequence[Bounded], axis: int) -> Bounded:
-        return Bounded(*(np.stack([getattr(part, name) for part in parts], axis) for name in ("x", "e", "s")))
+        return self._joined(lambda arrays: np.stack(arrays, axis), parts)
 
     def concatenate(self, parts: Sequence[Bounded]) -> Bounded:
-        return Bounded(*(np.concatenate([getattr(part, name) for part in parts], -1) for name in ("x", "e", "s")))
+        return self._joined(lambda arrays: np.concatenate(arrays, -1), parts)
+
+    def _joined(self, join: Callable[[list[Any]], Any], parts: Sequence[Bounded]) -> Bounded:
+        x, e, s = (join([getattr(part, name) for part in parts]) for name in ("x", "e", "s"))
+        return self._number(x, e, s, any(part.gate for part in parts))
 
     def freeze(self, m: Bounded) -> Bounded:
-        return Bounded(m.x, np.zeros_like(m.x), np.abs(m.x))
+        return self._number(m.x, np.zeros_like(m.x), np.abs(m.x), m.gate)
 
     def weigh(self, weight: Bounded, x: Bounded) -> Bounded:
         # Every term has a rounding of the weight of its own: what cancels in x does not cancel in its errors.
-        return Bounded(weight.x * x.x, (weight * Bounded(x.s, x.e, x.s)).e, weight.s * x.s)
+        return self._number(weight.x * x.x, (weight * self._number(x.s, x.e, x.s)).e, weight.s * x.s)
 
     def term(self, x: Bounded) -> Bounded:
         # Over the sources of a chunk, then over its targets.
-        return Bounded(x.x, x.e + 2.0 * self.depth * FLOAT32_UNIT * x.s, x.s)
+        return self._number(x.x, x.e + 2.0 * self.depth * self.precision.accumulation * x.s, x.s)
 
     def output(self, x: Bounded) -> Bounded:
         e = x.e + self.precision.storage * (np.abs(x.x) + x.e) + self.precision.storage_tiny
-        return Bounded(x.x, e, x.s)
+        return self._number(x.x, e, x.s)
 
     def to_float64(self, x: Bounded) -> np.ndarray:
         return np.asarray(x.x)

@@ -1,58 +1,199 @@
-"""The reference of a case: the oracle's outputs and gradients, and how far rounding may move a kernel from them."""
+"""The reference of a case: what the oracle returns, how far it may be off itself, and two scales for a kernel's error.
+
+    values   the chunkwise form in float64
+    errors   the running error bound of that computation itself, in float64's units. Where it is not far below the
+             bounds (a decision that float64 cannot make), both come from balls of as many bits as it takes
+    bounds   the running error bound of the recurrent form in the case's precision: how far rounding may move a correct
+             kernel
+    noise    Monte Carlo arithmetic over the chunkwise form, in chunks of the case: how far correct kernels are
+
+All are kept at the rows of ``probe_rows``, in the same digits whether they come from a cache or not.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-from oracles import Inputs, NormalizerGrad, Precision, RunningError, recurrent, recurrent_vjp
+from oracles import (
+    Arithmetic,
+    Ball,
+    EnclosureError,
+    Inputs,
+    MonteCarlo,
+    NormalizerGrad,
+    Precision,
+    RunningError,
+    chunkwise,
+    chunkwise_vjp,
+    enclose,
+    recurrent,
+    recurrent_vjp,
+)
 from verify._case import Case
-from verify._problem import Problem, make_problem
+from verify._probes import probe_rows
+from verify._problem import NUMPY_DTYPES, Problem, make_problem
+from verify._subject import GRADIENT_OF
 
 # The smallest normal number.
 FLOAT32_TINY = 2.0**-126
+REPLICATES = 16
+# Tokens of all heads, up to which the oracle is proved where it is too far off itself.
+PROVED_UP_TO = 2**14
+# Of longer sequences the bound, too, is computed a chunk at a time.
+BY_TOKENS_UP_TO = 8192
+# The outputs with an axis of tokens, and where it is; those with channels as their last axis.
+TOKENS = {"h": -2, "n": -1, "m": -1, "dq": -2, "dk": -2, "dv": -2, "di": -1, "df": -1}
+CHANNELS = ("h", "C_last", "n_last", "dq", "dk", "dv", "dC_0", "dn_0")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Float64 values of every output, and the running error bound of the case's precision.
+    """What every output should be, at the rows of the probes.
 
     Attributes:
         values: by name (h, n, m, C_last, n_last, m_last; dq, dk, dv, di, df, dC_0, dn_0, dm_0 as far
             as the case has gradients), float64.
-        bounds: as values; the largest error that rounding in the case's dtype explains, first order.
-        unknown: by name, where a value is beyond float32 and anything is right; absent if nowhere.
+        bounds: as values, float32 rounded up; the largest error that rounding in the case's dtype explains, to first
+            order, the oracle's own error included.
+        unknown: by name, where anything is right; absent if nowhere.
+        errors: as values, float32 rounded up; how far the oracle may be off.
+        noise: the root mean square error of correct kernels, by row: without the last axis of an output that has
+            channels there. Empty if it was not asked for.
+        rows: the tokens that are kept, increasing; None: all.
     """
 
     values: dict[str, np.ndarray]
     bounds: dict[str, np.ndarray]
     unknown: dict[str, np.ndarray] = field(default_factory=dict)
+    errors: dict[str, np.ndarray] = field(default_factory=dict)
+    noise: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: np.ndarray | None = None
+
+    def at_rows(self, name: str, array: np.ndarray) -> np.ndarray:
+        """The rows of a whole output that the reference keeps."""
+        return array if self.rows is None or name not in TOKENS else np.take(array, self.rows, TOKENS[name])
+
+    def shape(self, name: str, length: int) -> tuple[int, ...]:
+        """The shape of a whole output."""
+        shape = list(self.values[name].shape)
+        if name in TOKENS:
+            shape[TOKENS[name]] = length
+        return tuple(shape)
 
 
-def compute_reference(case: Case, normalizer_grad: NormalizerGrad = "exact") -> Reference:
-    """The recurrent form in float64 with running error bounds, on the case's own inputs and cotangents."""
-    problem = make_problem(case)
-    arithmetic = RunningError(Precision.of(case.dtype), depth=case.chunk_size)
-    outputs = recurrent(arithmetic, problem.inputs, problem.contract).items()
-    values = {name: np.asarray(number.x) for name, number in outputs}
-    bounds = {name: np.broadcast_to(number.e, number.x.shape) for name, number in outputs}
-    if case.cotangents == "none":
-        return Reference(values, bounds)
-    # Only the gradient of an empty state overflows, and it may do so at every step.
-    with np.errstate(invalid="ignore", over="ignore"):
-        gradients = recurrent_vjp(
-            arithmetic, problem.inputs, problem.contract, problem.exact_cotangents, normalizer_grad
-        ).items()
-    unknown, underflow = {}, _underflow(case, problem)
-    for name, number in gradients:
-        values[name], bounds[name] = np.asarray(number.x), np.broadcast_to(number.e, number.x.shape) + underflow
-        beyond = _may_leave_float32(name, number, problem.inputs)
+def compute_reference(
+    case: Case, normalizer_grad: NormalizerGrad = "exact", *, replicates: int = REPLICATES
+) -> Reference:
+    """The reference of a case, on the case's own inputs and cotangents; without noise if replicates is 0."""
+    problem, rows = make_problem(case), probe_rows(case)
+    kept = None if len(rows) == case.length else rows
+    evaluate = _Evaluation(case, problem, normalizer_grad, kept)
+    exact = evaluate.by_chunks(RunningError(Precision.of("float64"), depth=case.chunk_size))
+    bounding = evaluate.by_tokens if case.length <= BY_TOKENS_UP_TO else evaluate.by_chunks
+    rounded = bounding(RunningError(Precision.of(case.dtype), depth=case.chunk_size))
+    values = {name: np.asarray(number.x) for name, number in exact.items()}
+    errors = {name: np.broadcast_to(number.e, values[name].shape) for name, number in exact.items()}
+    if _are_too_large(errors, rounded) and case.batch * case.heads * case.length <= PROVED_UP_TO:
+        values, errors = evaluate.by_proof() or (values, errors)
+    bounds = {name: number.e + errors[name] for name, number in rounded.items()}
+    noise = _noise(evaluate, values, case, replicates) if replicates else {}
+    unknown, without_gradient = {}, _without_gradient(case, rows, values["h"], bounds["h"])
+    for name, number in rounded.items():
+        if name in GRADIENT_OF.values():
+            bounds[name] = bounds[name] + _underflow(case, problem)
+        beyond = _may_leave_float32(name, number, problem.inputs) | without_gradient.get(name, False)
         if beyond.any():
             unknown[name] = beyond
             values[name], bounds[name] = np.where(beyond, 0.0, values[name]), np.where(beyond, np.inf, bounds[name])
-    return Reference(values, bounds, unknown)
+    return Reference(values, _rounded_up(bounds), unknown, _rounded_up(errors), noise, kept)
+
+
+class _Evaluation:
+    """All outputs and gradients of a case by one of the forms, in any arithmetic."""
+
+    def __init__(self, case: Case, problem: Problem, normalizer_grad: NormalizerGrad, rows: np.ndarray | None) -> None:
+        self.problem, self.normalizer_grad = problem, normalizer_grad
+        self.has_gradients = case.cotangents != "none"
+        self.rows, self.in_chunks = {"rows": rows}, {"rows": rows, "chunk_size": case.chunk_size}
+
+    def by_tokens(self, arithmetic: Arithmetic) -> dict[str, Any]:
+        return self._all(arithmetic, recurrent, recurrent_vjp, self.rows)
+
+    def by_chunks(self, arithmetic: Arithmetic) -> dict[str, Any]:
+        return self._all(arithmetic, chunkwise, chunkwise_vjp, self.in_chunks)
+
+    def by_proof(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
+        """Values and errors from balls as narrow as float64 is; None where no precision decides, or without flint."""
+        if importlib.util.find_spec("flint") is None:
+            return None
+        given = self.problem.inputs, self.problem.contract
+        width: dict[str, Any] = {"relative": 2.0**-54, **self.in_chunks}
+        try:
+            balls = dict(enclose(chunkwise, *given, **width)[0].items())
+            if self.has_gradients:
+                cotangents = self.problem.exact_cotangents, self.normalizer_grad
+                balls |= enclose(chunkwise_vjp, *given, *cotangents, **width)[0].items()
+        except EnclosureError:
+            return None
+        ball = Ball()
+        values = {name: ball.to_float64(number) for name, number in balls.items()}
+        return values, {name: ball.radius(balls[name]) + 2.0**-53 * np.abs(value) for name, value in values.items()}
+
+    def _all(
+        self, arithmetic: Arithmetic, form: Callable[..., Any], vjp: Callable[..., Any], options: dict[str, Any]
+    ) -> dict[str, Any]:
+        given = arithmetic, self.problem.inputs, self.problem.contract
+        numbers = dict(form(*given, **options).items())
+        if self.has_gradients:
+            # Only the gradient of an empty state overflows, and it may do so at every step.
+            with np.errstate(invalid="ignore", over="ignore"):
+                numbers |= vjp(*given, self.problem.exact_cotangents, self.normalizer_grad, **options).items()
+        return numbers
+
+
+def _are_too_large(errors: dict[str, np.ndarray], rounded: dict[str, Any]) -> bool:
+    """Whether the oracle may be off by 2^-10 of the bound, or of one rounding of the value to float32."""
+    for name, number in rounded.items():
+        size = np.where(np.isfinite(number.x), np.abs(number.x), 0.0)
+        matters = 2.0**-10 * np.maximum(number.e, 2.0**-24 * size + FLOAT32_TINY)
+        if np.any((errors[name] > matters) & np.isfinite(number.e)):
+            return True
+    return False
+
+
+def _rounded_up(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    # To float32; beyond its range to infinity.
+    with np.errstate(over="ignore", under="ignore"):
+        nearest = {name: array.astype(np.float32) for name, array in arrays.items()}
+        return {
+            name: np.where(near < arrays[name], np.nextafter(near, np.float32(np.inf)), near)
+            for name, near in nearest.items()
+        }
+
+
+def _noise(evaluate: _Evaluation, values: dict[str, np.ndarray], case: Case, replicates: int) -> dict[str, np.ndarray]:
+    """The noise floor of every row: over the replicates, and over the channels if it has any."""
+    arithmetic = MonteCarlo(Precision.of(case.dtype), replicates, zlib.crc32(case.id.encode()))
+    numbers = evaluate.by_chunks(arithmetic)
+    floors = {}
+    for name, number in numbers.items():
+        floor = arithmetic.noise(number, values[name])
+        floors[name] = _root_mean_square(floor) if name in CHANNELS else floor
+    return floors
+
+
+def _root_mean_square(x: np.ndarray) -> np.ndarray:
+    # Over the last axis; scaled, since squares of what underflows in float32 may underflow in float64.
+    largest = np.max(np.abs(x), axis=-1, keepdims=True)
+    scale = np.where((largest > 0.0) & np.isfinite(largest), largest, 1.0)
+    return scale[..., 0] * np.sqrt(np.mean((x / scale) ** 2, axis=-1))
 
 
 def _underflow(case: Case, problem: Problem) -> float:
@@ -75,3 +216,20 @@ def _may_leave_float32(name: str, number: Any, inputs: Inputs) -> np.ndarray:
     empty = inputs.is_empty().reshape(inputs.lead + (1,) * (len(number.shape) - len(inputs.lead)))
     size = np.where(np.isinf(number.e), np.inf, number.s)
     return np.broadcast_to(empty & ~(size <= np.finfo(np.float32).max), number.shape)
+
+
+def _without_gradient(case: Case, rows: np.ndarray, h: np.ndarray, bound: np.ndarray) -> dict[str, np.ndarray]:
+    """Where a kernel has no gradient, because h_t is stored and left the range of its dtype.
+
+    y_t = dh_t.h_t is then infinite: it is in dq_t, and in what all tokens up to t and the initial state get.
+    """
+    largest = float(ml_dtypes.finfo(NUMPY_DTYPES[case.dtype]).max)
+    beyond = np.any(np.abs(h) + np.where(np.isinf(bound), 0.0, bound) >= largest, axis=-1)
+    if case.cotangents not in ("h", "all") or not beyond.any():
+        return {}
+    last = np.where(beyond, rows, -1).max(axis=-1)
+    tokens = rows <= last[..., None]
+    heads = last >= 0
+    by_channel = {"dq": beyond[..., None], "dk": tokens[..., None], "dv": tokens[..., None]}
+    initial = {"dC_0": heads[..., None, None], "dn_0": heads[..., None], "dm_0": heads}
+    return {**by_channel, "di": tokens, "df": tokens, **initial}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import multiprocessing
+import os
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
-from oracles import NormalizerGrad
+from verify._cache import Found, ReferenceCache
 from verify._case import Case
-from verify._errors import SuiteError
+from verify._errors import SuiteError, UsageError
 from verify._problem import make_problem
 from verify._reference import Reference, compute_reference
 from verify._subject import Subject, VJPError
@@ -19,6 +23,9 @@ from verify._verdict import Outcome, Verdict, explain_as_detached, judge, wrong_
 
 # References that may wait for the subject: they can be large.
 _AHEAD = 4
+
+Computed = TypeVar("Computed")
+Fetched = tuple[Reference, Found, str]
 
 
 @dataclass(frozen=True)
@@ -55,68 +62,96 @@ def run_case(case: Case, subject: Subject, reference: Reference | None = None) -
         summary = (str(error) if isinstance(error, VJPError) else f"{type(error).__name__}: {error}")[:300]
         return Result(case, Verdict(Outcome.CRASH, f"{summary}\n{tail}"), time.perf_counter() - start)
     seconds = time.perf_counter() - start
-    verdict = judge(case, outputs, reference or _compute_or_fail(case))
+    verdict = judge(case, outputs, reference or or_fail(case, lambda: compute_reference(case)))
     if verdict.outcome is Outcome.INACCURATE and wrong_gradients(verdict.measurements):
-        verdict = explain_as_detached(verdict, outputs, _compute_or_fail(case, "detached"))
+        detached = or_fail(case, lambda: compute_reference(case, "detached", replicates=0))
+        verdict = explain_as_detached(verdict, outputs, detached)
     return Result(case, verdict, seconds)
 
 
-def _compute_or_fail(case: Case, normalizer_grad: NormalizerGrad = "exact") -> Reference:
+def or_fail(case: Case, compute: Callable[[], Computed]) -> Computed:
+    """What ``compute`` returns; the reference of a case that cannot be computed is the suite's own failure.
+
+    Raises:
+        SuiteError: naming the case and the error.
+    """
     try:
-        return compute_reference(case, normalizer_grad)
+        return compute()
+    except UsageError:
+        raise
     except Exception as error:
-        raise _reference_failed(case, error) from error
+        message = f"the reference of case {case.id} failed: {type(error).__name__}: {error}"
+        raise SuiteError(message) from error
 
 
-def _reference_failed(case: Case, error: Exception) -> SuiteError:
-    return SuiteError(f"the reference of case {case.id} failed: {type(error).__name__}: {error}")
-
-
-def run_cases(cases: Sequence[Case], subject: Subject, jobs: int) -> Iterator[tuple[Case, Result | None]]:
+def run_cases(
+    cases: Sequence[Case], subject: Subject, jobs: int, cache: ReferenceCache, notice: Callable[[str], None]
+) -> Iterator[tuple[Case, Result | None]]:
     """Run the cases in order: each is yielded before it starts, with None, and again with its result.
 
     Args:
         cases: what to run.
         subject: what to run it on.
         jobs: worker processes for references; 0 computes them in this process.
+        cache: where references are looked up, and kept.
+        notice: told of every damaged file in the cache, after its reference was computed again.
     """
     if jobs == 0:
         for case in cases:
             yield case, None
-            yield case, run_case(case, subject)
+            yield case, _run_with(case, subject, functools.partial(cache.fetch, case), notice)
         return
+    with worker_pool(jobs) as pool:
+        pending: list[Future[Fetched] | None] = []
+        todo = iter(cases)
+        for case in cases:
+            while len(pending) < jobs + _AHEAD and (ahead := next(todo, None)) is not None:
+                pending.append(None if subject.lacks(ahead) else pool.submit(cache.fetch, ahead))
+            yield case, None
+            future = pending.pop(0)
+            yield case, _run_with(case, subject, future.result if future else None, notice)
+
+
+def _run_with(
+    case: Case, subject: Subject, fetch: Callable[[], Fetched] | None, notice: Callable[[str], None]
+) -> Result:
+    if fetch is None or subject.lacks(case):
+        return run_case(case, subject)
+    reference, _, damage = or_fail(case, fetch)
+    if damage:
+        notice(f"{damage}; computed again")
+    return run_case(case, subject, reference)
+
+
+@contextlib.contextmanager
+def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that compute references, on one core each; left at once where an exception is raised."""
     # spawn: a fork of a process that holds a GPU context is not safe.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_worker) as pool:
-        pending: list[Future[Reference] | None] = []
-        todo = iter(cases)
         try:
-            for case in cases:
-                while len(pending) < jobs + _AHEAD and (ahead := next(todo, None)) is not None:
-                    pending.append(None if subject.lacks(ahead) else pool.submit(compute_reference, ahead))
-                yield case, None
-                yield case, _run_with(case, subject, pending.pop(0))
+            yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _run_with(case: Case, subject: Subject, future: Future[Reference] | None) -> Result:
-    if future is None:
-        return run_case(case, subject)
-    try:
-        reference = future.result()
-    except Exception as error:
-        raise _reference_failed(case, error) from error
-    return run_case(case, subject, reference)
-
-
 def _prepare_worker() -> None:
     import signal
+    import threading
 
     import threadpoolctl
 
+    # A worker whose parent was killed would wait for work for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C is for the process that runs the subject; it ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The workers share the cores with each other and with the subject.
     threadpoolctl.threadpool_limits(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

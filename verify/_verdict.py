@@ -76,7 +76,7 @@ class Verdict:
 def judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference) -> Verdict:
     """The verdict on what a subject returned."""
     for name, array in outputs.items():
-        expected = reference.values[name].shape
+        expected = reference.shape(name, case.length)
         if array.shape != expected:
             return Verdict(Outcome.WRONG_SHAPE, f"{name} has shape {array.shape}; expected {expected}")
     for name, array in outputs.items():

@@ -1,14 +1,30 @@
-"""Wall-clock figures of the oracles and the kernel at two sizes. No test: nothing here can fail on time."""
+"""Wall-clock figures of the oracles and the kernel. No test: nothing here can fail on time."""
+
+import tracemalloc
 
 import jax
 import numpy as np
 import pytest
 
 from kernels import BACKEND, mlstm_chunkwise_triton_stablef
-from oracles import Ball, Contract, Float64, Inputs, MPMath, Precision, RunningError, parallel, recurrent
+from oracles import (
+    Ball,
+    Contract,
+    Cotangents,
+    Float64,
+    Inputs,
+    MonteCarlo,
+    MPMath,
+    Precision,
+    RunningError,
+    chunkwise,
+    parallel,
+    recurrent,
+    recurrent_vjp,
+)
 
 SIZES = [(64, 32), (256, 64)] if BACKEND == "interpret" else [(512, 64), (8192, 128)]
-SMALL = [(32, 8), (64, 32)]
+SMALL = [(32, 8), (64, 32), (256, 64)]
 
 
 def draw(length, dim):
@@ -34,6 +50,7 @@ def test_kernel(benchmark, length, dim, dtype):
 FORMS = {
     "recurrent float64": (recurrent, Float64()),
     "parallel float64": (parallel, Float64()),
+    "chunkwise float64": (chunkwise, Float64()),
     "recurrent running error": (recurrent, RunningError(Precision.of("float32"), 64)),
 }
 
@@ -53,10 +70,44 @@ DIGITS = {"MPMath(50)": MPMath(50), "Ball(167)": Ball(167)}
 
 
 @pytest.mark.parametrize(("length", "dim"), SMALL)
-@pytest.mark.parametrize("form", [recurrent, parallel])
+@pytest.mark.parametrize("form", [recurrent, parallel, chunkwise])
 @pytest.mark.parametrize("name", DIGITS)
 def test_fifty_digits(benchmark, name, form, length, dim):
     # The ratio that pytest-benchmark prints within a group is that of Ball to MPMath.
     benchmark.group = f"oracle, 50 digits, {form.__name__}, S={length}, D={dim}"
     inputs = Inputs(*(array.astype(np.float64) for array in draw(length, dim)))
-    benchmark.pedantic(form, (DIGITS[name], inputs, Contract()), rounds=3)
+    # mpmath takes a minute or so at the largest size.
+    benchmark.pedantic(form, (DIGITS[name], inputs, Contract()), rounds=3 if length < 256 else 1)
+
+
+@pytest.mark.parametrize("length", [32768, 65536, 131072])
+@pytest.mark.benchmark(group="oracle, chunkwise float64, some rows, D=128")
+def test_some_rows_of_a_long_sequence(benchmark, length):
+    inputs = Inputs(*(array.astype(np.float64) for array in draw(length, 128)))
+    arguments, rows = (Float64(), inputs, Contract()), {"rows": np.linspace(0, length - 1, 200).astype(int)}
+    benchmark.pedantic(chunkwise, arguments, rows, rounds=3)
+    # Beside the inputs; measured apart, since it takes time.
+    tracemalloc.start()
+    chunkwise(*arguments, **rows)
+    benchmark.extra_info["peak bytes"] = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("length", [4096, 8192, 16384])
+@pytest.mark.benchmark(group="oracle, chunkwise Ball(200), D=128")
+def test_balls_of_a_long_sequence(benchmark, length):
+    inputs = Inputs(*(array.astype(np.float64) for array in draw(length, 128)))
+    benchmark.pedantic(chunkwise, (Ball(200), inputs, Contract()), rounds=1)
+
+
+ARITHMETICS = {"Float64": Float64(), "MonteCarlo, 16 replicates": MonteCarlo(Precision.of("float32"), 16)}
+
+
+@pytest.mark.parametrize("form", [recurrent, recurrent_vjp])
+@pytest.mark.parametrize("name", ARITHMETICS)
+def test_noise_floor(benchmark, name, form):
+    # The ratio that pytest-benchmark prints within a group is that of the noise floor to a plain evaluation.
+    benchmark.group = f"oracle, noise floor, {form.__name__}, S=2048, D=64"
+    inputs = Inputs(*(array.astype(np.float64) for array in draw(2048, 64)))
+    cotangents = (Cotangents(h=inputs.v),) if form is recurrent_vjp else ()
+    benchmark.pedantic(form, (ARITHMETICS[name], inputs, Contract(), *cotangents), rounds=3)

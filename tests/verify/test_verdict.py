@@ -17,6 +17,7 @@ from verify import (
     load_subject,
     run_case,
 )
+from verify._cache import ReferenceCache
 from verify._runner import run_cases
 
 CASE = Case(length=20, dhqk=8, dhhv=4, chunk_size=16)
@@ -122,19 +123,21 @@ def test_keywords_reach_a_subject_by_its_signature_only():
 
 
 @pytest.mark.parametrize("jobs", [0, 2])
-def test_each_case_is_announced_and_finished_in_order(jobs):
+def test_each_case_is_announced_and_finished_in_order(jobs, tmp_path):
     cases = [Case(length=length, dhqk=4, dhhv=4, norm_val=norm_val) for length in (1, 5, 9) for norm_val in (1.0, 2.0)]
-    seen = list(run_cases(cases, load_subject("tests.subjects.wrong:bare"), jobs))
+    seen = list(run_cases(cases, load_subject("tests.subjects.wrong:bare"), jobs, ReferenceCache(tmp_path), print))
     assert [case for case, _ in seen] == [case for case in cases for _ in range(2)]
     outcomes = [result.verdict.outcome for _, result in seen if result is not None]
     assert outcomes == [Outcome.PASS, Outcome.UNSUPPORTED] * 3
 
 
 @pytest.mark.parametrize("jobs", [0, 1])
-def test_a_reference_that_fails_is_the_suites_own_failure(jobs, monkeypatch):
-    monkeypatch.setattr("verify._runner.compute_reference", len)  # fails on a Case, and can be pickled
+def test_a_reference_that_fails_is_the_suites_own_failure(jobs, monkeypatch, tmp_path):
+    monkeypatch.setattr("verify._runner.ReferenceCache.fetch", len)  # fails on a cache, and can be pickled
     with pytest.raises(SuiteError, match=r"the reference of case ordinary:.* failed: TypeError"):
-        list(run_cases([CASE, CASE], load_subject("tests.subjects.correct:mlstm"), jobs))
+        list(
+            run_cases([CASE, CASE], load_subject("tests.subjects.correct:mlstm"), jobs, ReferenceCache(tmp_path), print)
+        )
 
 
 def test_public_names():

@@ -13,15 +13,18 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from verify._cache import ReferenceCache
 from verify._case import Case
 from verify._run import RunWriter, check_directory, read_run
 from verify._runner import run_cases
+from verify._self_test import self_test
 from verify._subject import DEFAULT_SUBJECT, Subject, load_subject
 from verify._table import print_summary
 from verify._verdict import Outcome
 from verify.cli._backend import BackendOption, choose_backend
+from verify.cli._cache import CacheOption, open_cache
+from verify.cli._progress import progress_bar
 from verify.cli._selection import select_cases
 
 
@@ -32,6 +35,7 @@ def run(
     gradients: Annotated[bool, typer.Option(help="Gradients too, or the forward pass alone.")] = True,
     subject: Annotated[str, typer.Option(help="module:callable with the seed's signature.")] = DEFAULT_SUBJECT,
     backend: Annotated[BackendOption, typer.Option(help="Where Triton kernels run.")] = BackendOption.auto,
+    cache: CacheOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TIME-TIER.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
     jobs: Annotated[int, typer.Option(min=0, help="Processes for references.")] = os.cpu_count() or 1,
@@ -40,12 +44,15 @@ def run(
     cases = select_cases(tier, case or [], k, gradients=gradients)
     directory = out or _default_directory(tier if not case else "cases")
     check_directory(directory)
+    store = open_cache(cache)
     with _clean_stdout() if as_json else contextlib.nullcontext():
         choose_backend(backend)
+        for left_out in self_test():
+            print(f"notice: the self-test leaves out {left_out}", file=sys.stderr)
         loaded = load_subject(subject)
         if not case:
             cases = list(dict.fromkeys(loaded.adapt(planned) for planned in cases))
-        _execute(cases, loaded, directory, jobs)
+        _execute(cases, loaded, directory, jobs, store)
     manifest, records = read_run(directory)
     if as_json:
         print(json.dumps({"directory": str(directory), **manifest, "results": records}, indent=2))
@@ -61,13 +68,17 @@ def _default_directory(name: str) -> Path:
     return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
 
 
-def _execute(cases: Sequence[Case], subject: Subject, directory: Path, jobs: int) -> None:
+def _execute(cases: Sequence[Case], subject: Subject, directory: Path, jobs: int, cache: ReferenceCache) -> None:
     finished = 0
     command = ["mlstm-verify", *sys.argv[1:]]
-    with RunWriter(directory, command=command, subject=subject.name, cases=cases) as writer, _progress() as progress:
+    with RunWriter(directory, command=command, subject=subject.name, cases=cases) as writer, progress_bar() as progress:
         task = progress.add_task("", total=len(cases), case="")
+
+        def notice(text: str) -> None:
+            progress.console.print(f"notice: {text}", soft_wrap=True)
+
         try:
-            for case, result in run_cases(cases, subject, min(jobs, len(cases) - 1)):
+            for case, result in run_cases(cases, subject, min(jobs, len(cases) - 1), cache, notice):
                 if result is None:
                     progress.update(task, case=case.id)
                     continue
@@ -80,12 +91,6 @@ def _execute(cases: Sequence[Case], subject: Subject, directory: Path, jobs: int
         except KeyboardInterrupt:
             print(f"interrupted: {finished} of {len(cases)} cases are recorded in {directory}", file=sys.stderr)
             raise
-
-
-def _progress() -> Progress:
-    stderr = Console(stderr=True)
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[case]}"))
-    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
 
 
 def _exit_code(records: list[dict[str, Any]]) -> int:

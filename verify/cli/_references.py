@@ -1,0 +1,63 @@
+"""``mlstm-verify references``: computes references ahead, on machines without a GPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import as_completed
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from verify._cache import Found, ReferenceCache
+from verify._case import Case
+from verify._runner import or_fail, worker_pool
+from verify.cli._cache import CacheOption, open_cache
+from verify.cli._progress import progress_bar
+from verify.cli._selection import select_cases
+
+_TOLD = {Found.CACHED: "was there", Found.MISSING: "computed", Found.DAMAGED: "computed again"}
+
+
+def references(
+    tier: Annotated[str, typer.Option(help="Tier of cases: smoke or standard.")] = "smoke",
+    case: Annotated[list[str] | None, typer.Option(help="Case id, instead of a tier; may be repeated.")] = None,
+    k: Annotated[str | None, typer.Option("-k", help="Only ids that match: words, and, or, not, ( ).")] = None,
+    gradients: Annotated[bool, typer.Option(help="Gradients too, or the forward pass alone.")] = True,
+    cache: CacheOption = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+) -> None:
+    """Compute the references of cases ahead, for `run --cache DIR` on a machine with a GPU. What is there stays."""
+    cases = select_cases(tier, case or [], k, gradients=gradients)
+    store = open_cache(cache)
+    counts: Counter[Found] = Counter()
+    with progress_bar() as progress:
+        task = progress.add_task("", total=len(cases), case="")
+        for done, found, damage in _fetch_all(cases, store, jobs):
+            counts[found] += 1
+            if damage:
+                progress.console.print(f"notice: {damage}; computed again", soft_wrap=True)
+            progress.update(task, advance=1, case=done.id)
+            if not progress.console.is_terminal:
+                print(f"[{counts.total()}/{len(cases)}] {_TOLD[found]} {done.id}", file=sys.stderr, flush=True)
+    size = sum(store.path(each).stat().st_size for each in cases) / 2**20
+    told = f"{counts[Found.CACHED]} were there, {counts[Found.MISSING]} computed"
+    if counts[Found.DAMAGED]:
+        told += f", {counts[Found.DAMAGED]} damaged and computed again"
+    Console(highlight=False).print(f"{len(cases)} references, {size:.1f} MiB: {told}")
+    Console(highlight=False).print(f"in {store.directory}", soft_wrap=True)
+
+
+def _fetch_all(cases: Sequence[Case], cache: ReferenceCache, jobs: int) -> Iterator[tuple[Case, Found, str]]:
+    with worker_pool(min(jobs, len(cases))) as pool:
+        futures = {pool.submit(_keep, cache, each): each for each in cases}
+        for future in as_completed(futures):
+            yield futures[future], *or_fail(futures[future], future.result)
+
+
+def _keep(cache: ReferenceCache, case: Case) -> tuple[Found, str]:
+    _, found, damage = cache.fetch(case)
+    return found, damage
