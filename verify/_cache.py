@@ -62,7 +62,7 @@ class ReferenceCache:
 
     def path(self, case: Case) -> Path:
         """Where the reference of a case is, or would be."""
-        key = json.dumps([case.id, REPLICATES, _definition()])
+        key = json.dumps([case.id, REPLICATES, definition_digest()])
         return self.directory / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}{SUFFIX}"
 
     def load(self, case: Case) -> tuple[Reference | None, Found, str]:
@@ -150,7 +150,7 @@ def _problem_digest(case: Case) -> str:
 
 
 @functools.cache
-def _definition() -> str:
+def definition_digest() -> str:
     """A hash of the source of the oracles and of what makes a case's arrays and reference."""
     import oracles
 

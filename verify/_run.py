@@ -3,8 +3,8 @@
     manifest.json   schema version, command line, environment, subject, planned case ids
     results.jsonl   one JSON object a case, appended and flushed as cases finish
 
-An interrupted run keeps every finished case. Floats are written with all their digits; infinities
-and NaN as the strings "inf", "-inf", "nan".
+An interrupted run keeps every finished case, and can be gone on with. Floats are written with all
+their digits; infinities and NaN as the strings "inf", "-inf", "nan".
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from verify._cache import definition_digest
 from verify._case import Case
 from verify._environment import describe_environment
 from verify._errors import UsageError
@@ -36,16 +37,32 @@ def check_directory(directory: Path) -> None:
 
 
 class RunWriter:
-    """Writes a run; a context manager. An earlier run in the same directory is replaced."""
+    """Writes a run; a context manager. An earlier run in the same directory is replaced.
 
-    def __init__(self, directory: Path, *, command: Sequence[str], subject: str, cases: Sequence[Case]) -> None:
+    Args:
+        directory: where; made if it is not there.
+        command: the command line.
+        subject: its name.
+        cases: what is planned.
+        shard: ``I/N`` if the cases are one of N parts of a run.
+
+    Attributes:
+        finished: the ids of the cases that are recorded.
+    """
+
+    def __init__(
+        self, directory: Path, *, command: Sequence[str], subject: str, cases: Sequence[Case], shard: str | None = None
+    ) -> None:
         check_directory(directory)
         self.directory = directory
+        self.finished: set[str] = set()
         self.manifest: dict[str, Any] = {
             "schema": SCHEMA,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": list(command),
             "subject": subject,
+            "shard": shard,
+            "definition": definition_digest(),
             "environment": describe_environment(),
             "planned": [case.id for case in cases],
         }
@@ -55,6 +72,27 @@ class RunWriter:
             self._lines = (directory / RESULTS).open("w")
         except OSError as error:
             raise UsageError(f"--out {directory} cannot be written: {error}.") from error
+
+    @classmethod
+    def resume(cls, directory: Path) -> RunWriter:
+        """Go on with an interrupted run, whose finished cases stay as they are.
+
+        Raises:
+            UsageError: saying what of the run is not as it was: a damaged file, versions, device, source.
+        """
+        writer = cls.__new__(cls)
+        writer.directory, writer.manifest = directory, read_manifest(directory)
+        _check_same(writer.manifest, directory / MANIFEST)
+        path = directory / RESULTS
+        try:
+            content = path.read_bytes() if path.exists() else b""
+            # A line that was being written when the run was killed: its case is run again.
+            path.write_bytes(content[: content.rfind(b"\n") + 1])
+            writer.finished = {record["case"] for record in read_run(directory)[1]}
+            writer._lines = path.open("a")
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error}.") from error
+        return writer
 
     def __enter__(self) -> RunWriter:
         return self
@@ -66,6 +104,7 @@ class RunWriter:
         """Write one finished case and flush it."""
         self._lines.write(json.dumps(result_record(result), allow_nan=False) + "\n")
         self._lines.flush()
+        self.finished.add(result.case.id)
 
 
 def result_record(result: Result) -> dict[str, Any]:
@@ -90,15 +129,41 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _check_same(manifest: dict[str, Any], path: Path) -> None:
+    now = {**describe_environment(), "definition": definition_digest()}
+    before = {**manifest.get("environment", {}), "definition": manifest.get("definition")}
+    packages = {**before.pop("packages", {})}, {**now.pop("packages")}
+    # A run directory inside the repository makes it dirty.
+    for environment in (before, now):
+        environment.pop("dirty", None)
+    changed = [
+        f"{name} was {old.get(name)}, is {new.get(name)}"
+        for old, new in ((before, now), packages)
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise UsageError(f"{path} is of a run under other conditions: {'; '.join(changed)}.")
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a run; as ``read_run`` raises."""
+    manifest = _parse(directory / MANIFEST, _read(directory / MANIFEST))
+    if manifest.get("schema") != SCHEMA:
+        raise UsageError(f"{directory / MANIFEST} has schema {manifest.get('schema')!r}; this version reads {SCHEMA}.")
+    missing = [key for key in ("planned", "subject", "environment") if key not in manifest]
+    if missing:
+        raise UsageError(f"{directory / MANIFEST} is no manifest: it has no {', '.join(missing)}.")
+    return manifest
+
+
 def read_run(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(manifest, records) of a run.
 
     Raises:
         UsageError: with the file's name, if a file is missing, damaged or of another schema version.
     """
-    manifest = _parse(directory / MANIFEST, _read(directory / MANIFEST))
-    if manifest.get("schema") != SCHEMA:
-        raise UsageError(f"{directory / MANIFEST} has schema {manifest.get('schema')!r}; this version reads {SCHEMA}.")
+    manifest = read_manifest(directory)
     path = directory / RESULTS
     lines = _read(path).splitlines()
     return manifest, [_parse(path, line, number) for number, line in enumerate(lines, 1)]

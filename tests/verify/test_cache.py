@@ -88,17 +88,17 @@ def test_a_damaged_file_is_named_and_computed_again(tmp_path, damage, told):
 def test_another_definition_or_case_is_not_found(tmp_path, monkeypatch):
     cache = ReferenceCache(tmp_path)
     names = {cache.path(CASE), *(cache.path(replace(CASE, **change)) for change in ({"seed": 1}, {"eps": 0.5}))}
-    monkeypatch.setattr(verify._cache, "_definition", lambda: "another")
+    monkeypatch.setattr(verify._cache, "definition_digest", lambda: "another")
     assert len({*names, cache.path(CASE)}) == 4
 
 
 def test_definition_is_that_of_the_source(monkeypatch, tmp_path):
-    verify._cache._definition.cache_clear()
-    before = verify._cache._definition()
+    verify._cache.definition_digest.cache_clear()
+    before = verify._cache.definition_digest()
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"changed")
-    verify._cache._definition.cache_clear()
-    changed = verify._cache._definition()
-    verify._cache._definition.cache_clear()
+    verify._cache.definition_digest.cache_clear()
+    changed = verify._cache.definition_digest()
+    verify._cache.definition_digest.cache_clear()
     assert before != changed
 
 

@@ -125,7 +125,7 @@ def test_interrupted_run_keeps_what_was_finished(tmp_path):
     subject = ("--subject", "tests.subjects.wrong:interrupted_at_33")
     done = verify("run", *ids, *subject, "--out", tmp_path / "run")
     assert done.returncode == 130
-    assert "interrupted: 1 of 3 cases are recorded in" in done.stderr
+    assert "interrupted: 1 of 3 cases are recorded; go on with: mlstm-verify run --resume" in done.stderr
     assert "Traceback" not in done.stderr
     lines = (tmp_path / "run" / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["outcome"] for line in lines] == ["pass"]

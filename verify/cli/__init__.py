@@ -13,12 +13,14 @@ from rich.console import Console
 
 from verify._errors import SuiteError, UsageError
 from verify.cli._list import list_app
+from verify.cli._merge import merge
 from verify.cli._references import references
 from verify.cli._run import run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command()(run)
 app.command()(references)
+app.command()(merge)
 app.add_typer(list_app, name="list")
 
 

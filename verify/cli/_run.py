@@ -16,7 +16,8 @@ from rich.console import Console
 
 from verify._cache import ReferenceCache
 from verify._case import Case
-from verify._run import RunWriter, check_directory, read_run
+from verify._errors import UsageError
+from verify._run import RunWriter, check_directory, read_manifest, read_run
 from verify._runner import run_cases
 from verify._self_test import self_test
 from verify._subject import DEFAULT_SUBJECT, Subject, load_subject
@@ -25,34 +26,49 @@ from verify._verdict import Outcome
 from verify.cli._backend import BackendOption, choose_backend
 from verify.cli._cache import CacheOption, open_cache
 from verify.cli._progress import progress_bar
-from verify.cli._selection import select_cases
+from verify.cli._selection import choose_shard, select_cases
 
 
 def run(
-    tier: Annotated[str, typer.Option(help="Tier of cases: smoke or standard.")] = "smoke",
+    tier: Annotated[str | None, typer.Option(help="Tier of cases: smoke (the default) or standard.")] = None,
     case: Annotated[list[str] | None, typer.Option(help="Case id, instead of a tier; may be repeated.")] = None,
     k: Annotated[str | None, typer.Option("-k", help="Only ids that match: words, and, or, not, ( ).")] = None,
     gradients: Annotated[bool, typer.Option(help="Gradients too, or the forward pass alone.")] = True,
-    subject: Annotated[str, typer.Option(help="module:callable with the seed's signature.")] = DEFAULT_SUBJECT,
+    shard: Annotated[str | None, typer.Option(help="I/N: the I-th of N parts; see merge.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help=f"module:callable with the seed's signature. Default: {DEFAULT_SUBJECT}.")
+    ] = None,
     backend: Annotated[BackendOption, typer.Option(help="Where Triton kernels run.")] = BackendOption.auto,
     cache: CacheOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TIME-TIER.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this directory.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
     jobs: Annotated[int, typer.Option(min=0, help="Processes for references.")] = os.cpu_count() or 1,
 ) -> None:
     """Run cases against a subject and record them. Exit code 0: all passed; 1: a case failed."""
-    cases = select_cases(tier, case or [], k, gradients=gradients)
-    directory = out or _default_directory(tier if not case else "cases")
-    check_directory(directory)
+    if resume:
+        directory = resume
+        given = {"--tier": tier, "--case": case, "-k": k, "--shard": shard, "--out": out}
+        cases, subject = _of_the_run(resume, subject, [name for name, value in given.items() if value])
+    else:
+        cases = select_cases(tier or "smoke", case or [], k, gradients=gradients)
+        directory = out or _default_directory("cases" if case else tier or "smoke")
+        check_directory(directory)
     store = open_cache(cache)
     with _clean_stdout() if as_json else contextlib.nullcontext():
         choose_backend(backend)
+        loaded = load_subject(subject or DEFAULT_SUBJECT)
+        if resume:
+            writer = RunWriter.resume(directory)
+        else:
+            if not case:
+                cases = list(dict.fromkeys(loaded.adapt(planned) for planned in cases))
+            cases = choose_shard(cases, shard) if shard else cases
+            command = ["mlstm-verify", *sys.argv[1:]]
+            writer = RunWriter(directory, command=command, subject=loaded.name, cases=cases, shard=shard)
         for left_out in self_test():
             print(f"notice: the self-test leaves out {left_out}", file=sys.stderr)
-        loaded = load_subject(subject)
-        if not case:
-            cases = list(dict.fromkeys(loaded.adapt(planned) for planned in cases))
-        _execute(cases, loaded, directory, jobs, store)
+        _execute(writer, cases, loaded, jobs, store)
     manifest, records = read_run(directory)
     if as_json:
         print(json.dumps({"directory": str(directory), **manifest, "results": records}, indent=2))
@@ -68,28 +84,39 @@ def _default_directory(name: str) -> Path:
     return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
 
 
-def _execute(cases: Sequence[Case], subject: Subject, directory: Path, jobs: int, cache: ReferenceCache) -> None:
-    finished = 0
-    command = ["mlstm-verify", *sys.argv[1:]]
-    with RunWriter(directory, command=command, subject=subject.name, cases=cases) as writer, progress_bar() as progress:
-        task = progress.add_task("", total=len(cases), case="")
+def _of_the_run(directory: Path, subject: str | None, given: Sequence[str]) -> tuple[list[Case], str]:
+    """The cases and the subject of an interrupted run, which no option may contradict."""
+    if given:
+        raise UsageError(
+            f"--resume {directory} goes on with the cases of that run; {', '.join(given)} cannot be given."
+        )
+    manifest = read_manifest(directory)
+    if subject not in (None, manifest["subject"]):
+        raise UsageError(f"--resume {directory} is a run of {manifest['subject']}; --subject is {subject}.")
+    return [Case.parse(name) for name in manifest["planned"]], manifest["subject"]
+
+
+def _execute(writer: RunWriter, cases: Sequence[Case], subject: Subject, jobs: int, cache: ReferenceCache) -> None:
+    remaining = [case for case in cases if case.id not in writer.finished]
+    with writer, progress_bar() as progress:
+        task = progress.add_task("", total=len(cases), completed=len(writer.finished), case="")
 
         def notice(text: str) -> None:
             progress.console.print(f"notice: {text}", soft_wrap=True)
 
         try:
-            for case, result in run_cases(cases, subject, min(jobs, len(cases) - 1), cache, notice):
+            for case, result in run_cases(remaining, subject, max(0, min(jobs, len(remaining) - 1)), cache, notice):
                 if result is None:
                     progress.update(task, case=case.id)
                     continue
                 writer.append(result)
-                finished += 1
                 progress.advance(task)
                 if not progress.console.is_terminal:
-                    told = f"[{finished}/{len(cases)}] {result.verdict.outcome.value} {result.seconds:.1f}s {case.id}"
-                    print(told, file=sys.stderr, flush=True)
+                    told = f"[{len(writer.finished)}/{len(cases)}] {result.verdict.outcome.value}"
+                    print(f"{told} {result.seconds:.1f}s {case.id}", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
-            print(f"interrupted: {finished} of {len(cases)} cases are recorded in {directory}", file=sys.stderr)
+            done = f"{len(writer.finished)} of {len(cases)} cases are recorded"
+            print(f"interrupted: {done}; go on with: mlstm-verify run --resume {writer.directory}", file=sys.stderr)
             raise
 
 

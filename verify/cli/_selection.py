@@ -38,6 +38,27 @@ def select_cases(tier: str, ids: Sequence[str], expression: str | None, *, gradi
     return cases if gradients else list(dict.fromkeys(replace(case, cotangents="none") for case in cases))
 
 
+def choose_shard(cases: list[Case], shard: str) -> list[Case]:
+    """The I-th of N parts of the cases, ``I/N``: every N-th case, beginning with the I-th.
+
+    Raises:
+        UsageError: for a shard that does not parse or is out of range, or a part that is empty.
+    """
+    number, total = parse_shard(shard)
+    chosen = cases[number - 1 :: total]
+    if not chosen:
+        raise UsageError(f"--shard {shard} selects none of {len(cases)} cases; expected N of at most {len(cases)}.")
+    return chosen
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+    """(I, N) of ``I/N``; UsageError unless 1 <= I <= N."""
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--shard is {shard!r}; expected I/N with 1 <= I <= N, as in 2/3.")
+    return int(match[1]), int(match[2])
+
+
 class _Expression:
     """``a and not (b or c)``, where a word holds if it is part of the text. Recursive descent."""
 

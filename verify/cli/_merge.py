@@ -1,0 +1,65 @@
+"""``mlstm-verify merge``: the shards of a run put together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from verify._errors import UsageError
+from verify._run import MANIFEST, RESULTS, check_directory, read_run
+from verify._table import print_summary
+from verify.cli._selection import parse_shard
+
+# What all shards of a run have in common; the rest of the manifest is that of the first.
+_COMMON = ("subject", "definition")
+
+
+def merge(
+    shards: Annotated[list[Path], typer.Argument(help="The run directories of `run --shard I/N`, in any order.")],
+    out: Annotated[Path, typer.Option(help="Run directory to be made.")],
+) -> None:
+    """Put the shards of a run together: the records, and their order, are those of the run as a whole."""
+    check_directory(out)
+    runs = _in_order({path: read_run(path) for path in shards})
+    planned = _interleaved([manifest["planned"] for manifest, _ in runs])
+    records = {record["case"]: record for _, of_shard in runs for record in of_shard}
+    manifest = {**runs[0][0], "shard": None, "planned": planned}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    (out / RESULTS).write_text("".join(json.dumps(records[name]) + "\n" for name in planned))
+    print_summary(Console(highlight=False, markup=False), manifest, [records[name] for name in planned])
+
+
+Run = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+def _in_order(runs: dict[Path, Run]) -> list[Run]:
+    """The shards 1 to N; UsageError if one is missing, twice there, unfinished or of another run."""
+    numbered: dict[int, Path] = {}
+    first_path, (first, _) = next(iter(runs.items()))
+    total = 0
+    for path, (manifest, records) in runs.items():
+        if not manifest.get("shard"):
+            raise UsageError(f"{path / MANIFEST} is no shard; expected runs made with --shard I/N.")
+        number, of = parse_shard(manifest["shard"])
+        for key in _COMMON:
+            if manifest.get(key) != first.get(key):
+                raise UsageError(f"{path} and {first_path} differ in {key}: {manifest.get(key)} and {first.get(key)}.")
+        if number in numbered or (total and of != total):
+            raise UsageError(f"{path} is shard {manifest['shard']}, which does not fit beside {first['shard']}.")
+        missing = len(set(manifest["planned"]) - {record["case"] for record in records})
+        if missing:
+            raise UsageError(f"{path} is unfinished: {missing} cases are missing; go on with run --resume {path}.")
+        numbered[number], total = path, of
+    absent = [f"{number}/{total}" for number in range(1, total + 1) if number not in numbered]
+    if absent:
+        raise UsageError(f"shard {', '.join(absent)} is missing.")
+    return [runs[numbered[number]] for number in sorted(numbered)]
+
+
+def _interleaved(parts: list[list[str]]) -> list[str]:
+    return [part[place] for place in range(len(parts[0])) for part in parts if place < len(part)]
