@@ -13,7 +13,8 @@ replicates scatter is the noise floor: how far correct kernels of that precision
     result                 u of storage, and the distance of the dtype's subnormal numbers
 
 Terms have errors of their own, so that a sum which cancels keeps the noise of what it is made of. Whether what is below
-the underflow threshold becomes 0 is no matter of chance in a kernel: in half of the replicates it always does.
+the underflow threshold becomes 0 is no matter of chance in a kernel: in half of the replicates it always does. So it is
+with a log forget gate that m absorbs.
 
 Source: D. S. Parker, Monte Carlo Arithmetic, UCLA CSD-970002, 1997; N. Higham, Accuracy and Stability of Numerical
 Algorithms, 2nd ed., section 4.2, for sums by trees.
@@ -177,7 +178,20 @@ class MonteCarlo:
         # x itself is as near to x + y as |y|: what is lost next to a large m is all that the rounding is off by.
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             smaller = np.minimum(np.abs(left), np.abs(right)) / np.abs(total)
-        return Replicas(self._perturb(total, np.fmin(self.precision.gates, smaller)), self, gate=True)
+        total = self._perturb(total, np.fmin(self.precision.gates, smaller))
+        self._absorb(total, operation, left, right)
+        return Replicas(total, self, gate=True)
+
+    def _absorb(self, total: np.ndarray, operation: Callable[..., Any], left: np.ndarray, right: np.ndarray) -> None:
+        # What is less than half an ulp of m is lost at every token, always to the same side: no matter of chance
+        # either, and half of the replicates lose it.
+        rows = self._flushing
+        left, right = (np.broadcast_to(part, total.shape)[rows] for part in (left, right))
+        with np.errstate(invalid="ignore"):
+            lost_right = np.abs(right) < self.precision.gates * np.abs(left)
+            lost_left = np.abs(left) < self.precision.gates * np.abs(right)
+        kept = np.where(lost_right, left, operation(np.zeros_like(right), right))
+        total[rows] = np.where(lost_left | lost_right, kept, total[rows])
 
     def _product_of(self, x: Replicas, y: Replicas) -> Replicas:
         return Replicas(self._perturb(np.multiply(*_aligned(x.x, y.x)), self.precision.accumulation), self)

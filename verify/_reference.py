@@ -185,7 +185,9 @@ def _noise(evaluate: _Evaluation, values: dict[str, np.ndarray], case: Case, rep
     floors = {}
     for name, number in numbers.items():
         floor = arithmetic.noise(number, values[name])
-        floors[name] = _root_mean_square(floor) if name in CHANNELS else floor
+        floor = _root_mean_square(floor) if name in CHANNELS else floor
+        # Which terms below the smallest normal number a kernel loses is not told by losing all of them, or none.
+        floors[name] = np.where(floor > 0.0, np.hypot(floor, FLOAT32_TINY), floor)
     return floors
 
 

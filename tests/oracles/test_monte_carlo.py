@@ -93,7 +93,7 @@ UNITS = {
     "exp": (unary("exp"), "gates", 3.0),
     "log_sigmoid": (unary("log_sigmoid"), "gates", 1.0 + 3.0 / (1.0 + np.exp(-2.0))),
     "sigmoid": (unary("sigmoid"), "gates", 2.0),
-    "gate sum": (lambda ar, x: x + ar.freeze(ar.log_sigmoid(x)), "gates", 0.1269 / (2.0 - 0.1269)),
+    "gate sum": (lambda ar, x: x + ar.freeze(ar.log_sigmoid(x)), "gates", 1.0),
     "output": (unary("output"), "storage", 1.0),
     "outer": (lambda ar, x: ar.outer(x[..., None], x[..., None]), "accumulation", 1.0),
     # Terms of a tree of two levels, and the sum itself.
@@ -106,14 +106,21 @@ UNITS = {
 def test_errors_have_the_size_of_the_unit(name):
     operation, unit, factor = UNITS[name]
     units = {"gates": 0.0, "accumulation": 0.0, "storage": 0.0, "storage_tiny": 0.0, unit: 2.0**-16}
-    if name == "gate sum":
-        # What is added is known to no more than itself: next to 2^20 the unit counts, next to 2 what is added does.
-        units["gates"] = 1.0
     ar = with_units(**units)
     got = errors(operation(ar, ar.array(np.full(COUNT // 16, 2.0))))
-    size = factor if name == "gate sum" else units[unit] * factor
+    size = units[unit] * factor
     assert abs(np.mean(got)) < 0.02 * size
     assert abs(np.std(got) / (size / np.sqrt(3.0)) - 1.0) < 0.02
+
+
+def test_what_m_absorbs_is_lost_by_half_of_the_replicates_and_known_to_itself_by_the_others():
+    ar = with_units(gates=2.0**-16)
+    # log sigmoid(20) is -2e-9; m = 1024 leaves it no digit.
+    phi = ar.freeze(ar.log_sigmoid(ar.array(np.full(1000, 20.0))))
+    for total in (phi + ar.array(np.full(1000, 1024.0)), ar.array(np.full(1000, 1024.0)) + phi):
+        by_replicate = np.abs(total.x[1:] - 1024.0)
+        assert sorted(by_replicate.max(axis=1) == 0.0) == [False] * 8 + [True] * 8
+        assert 0.0 < by_replicate.max() < 2.5 * abs(phi.x[0, 0])
 
 
 def test_sums_have_the_errors_of_their_terms():
