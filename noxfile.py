@@ -55,6 +55,7 @@ def bench(session: nox.Session) -> None:
     options = ("--benchmark-only", "--benchmark-columns=median,iqr,rounds", "--benchmark-group-by=group")
     session.run("python", "-m", "pytest", "tests/bench", *options, f"--benchmark-json={written}", *session.posargs)
     session.run("python", "tests/bench/table.py", str(written))
+    session.run("python", "tests/bench/oracle_table.py", str(written))
 
 
 @nox.session

@@ -18,6 +18,7 @@ from oracles import (
     Precision,
     RunningError,
     chunkwise,
+    chunkwise_vjp,
     parallel,
     recurrent,
     recurrent_vjp,
@@ -75,6 +76,7 @@ DIGITS = {"MPMath(50)": MPMath(50), "Ball(167)": Ball(167)}
 def test_fifty_digits(benchmark, name, form, length, dim):
     # The ratio that pytest-benchmark prints within a group is that of Ball to MPMath.
     benchmark.group = f"oracle, 50 digits, {form.__name__}, S={length}, D={dim}"
+    benchmark.extra_info.update(form=form.__name__, arithmetic=name, length=length, dim=dim)
     inputs = Inputs(*(array.astype(np.float64) for array in draw(length, dim)))
     # mpmath takes a minute or so at the largest size.
     benchmark.pedantic(form, (DIGITS[name], inputs, Contract()), rounds=3 if length < 256 else 1)
@@ -85,6 +87,7 @@ def test_fifty_digits(benchmark, name, form, length, dim):
 def test_some_rows_of_a_long_sequence(benchmark, length):
     inputs = Inputs(*(array.astype(np.float64) for array in draw(length, 128)))
     arguments, rows = (Float64(), inputs, Contract()), {"rows": np.linspace(0, length - 1, 200).astype(int)}
+    benchmark.extra_info.update(length=length, dim=128, rows=rows["rows"].size)
     benchmark.pedantic(chunkwise, arguments, rows, rounds=3)
     # Beside the inputs; measured apart, since it takes time.
     tracemalloc.start()
@@ -97,17 +100,19 @@ def test_some_rows_of_a_long_sequence(benchmark, length):
 @pytest.mark.benchmark(group="oracle, chunkwise Ball(200), D=128")
 def test_balls_of_a_long_sequence(benchmark, length):
     inputs = Inputs(*(array.astype(np.float64) for array in draw(length, 128)))
+    benchmark.extra_info.update(length=length, dim=128)
     benchmark.pedantic(chunkwise, (Ball(200), inputs, Contract()), rounds=1)
 
 
 ARITHMETICS = {"Float64": Float64(), "MonteCarlo, 16 replicates": MonteCarlo(Precision.of("float32"), 16)}
 
 
-@pytest.mark.parametrize("form", [recurrent, recurrent_vjp])
+@pytest.mark.parametrize("form", [recurrent, chunkwise, recurrent_vjp, chunkwise_vjp])
 @pytest.mark.parametrize("name", ARITHMETICS)
 def test_noise_floor(benchmark, name, form):
     # The ratio that pytest-benchmark prints within a group is that of the noise floor to a plain evaluation.
     benchmark.group = f"oracle, noise floor, {form.__name__}, S=2048, D=64"
     inputs = Inputs(*(array.astype(np.float64) for array in draw(2048, 64)))
-    cotangents = (Cotangents(h=inputs.v),) if form is recurrent_vjp else ()
+    benchmark.extra_info.update(form=form.__name__, arithmetic=name, length=2048, dim=64)
+    cotangents = (Cotangents(h=inputs.v),) if form in (recurrent_vjp, chunkwise_vjp) else ()
     benchmark.pedantic(form, (ARITHMETICS[name], inputs, Contract(), *cotangents), rounds=3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from verify import Case, Outcome, load_subject, run_case
+from verify import Case, Outcome, compute_reference, load_subject, run_case
 
 SUBJECT = "kernels:mlstm_chunkwise_triton_stablef"
 GRADIENTS = {"dq", "dk", "dv", "di", "df", "dC_0", "dn_0", "dm_0"}
@@ -17,8 +17,9 @@ SHAPES = [
 ]
 
 
-def verdict_of(case):
-    return run_case(case, load_subject(SUBJECT)).verdict
+def verdict_of(case, subject=SUBJECT):
+    # A verdict does not depend on the noise floor.
+    return run_case(case, load_subject(subject), compute_reference(case, replicates=0)).verdict
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -46,7 +47,7 @@ def test_norm_val_far_from_1_passes(correct, subject):
     # exp(log(norm_val) - m) would lose the digits of log(norm_val).
     sizes = {"length": 20, "dhqk": 16, "dhhv": 16, "chunk_size": 16}
     case = Case(**sizes, norm_val=1e10, eps=0.0, stabilize_correctly=correct, cotangents="all")
-    verdict = run_case(case, load_subject(subject)).verdict
+    verdict = verdict_of(case, subject)
     assert verdict.outcome is Outcome.PASS, verdict.reason
     assert max(measured.ratio for measured in verdict.measurements) < 0.5
 
@@ -119,13 +120,12 @@ def test_only_gradients_of_computed_operands_are_rounded():
 
 def test_gradients_of_one_ruling_token_are_as_exact_as_the_plain_kernel():
     # c q_t.k_s / d_t is 1 where token s rules, however small q_t.k_s is: 1 / d_t must not be rounded with q_t.
-    # Both kernels round the same numbers, so that over 8 heads they differ by little; 1.75 times if q_t is rounded.
-    ratios = []
-    for seed in (4, 5):
-        case = Case("spike@50", heads=4, length=128, dhqk=32, dhhv=32, dtype="bfloat16", cotangents="all", seed=seed)
-        ours, plain = (
-            {measured.output: measured.normwise for measured in run_case(case, load_subject(name)).verdict.measurements}
-            for name in (SUBJECT, "kernels:mlstm_chunkwise_xla")
-        )
-        ratios += [ours[name] / plain[name] for name in GRADIENTS & ours.keys()]
-    assert max(ratios) < 1.3
+    # Both kernels round the same numbers, so that over 4 heads they differ by little; dv 1.8 times if q_t is rounded.
+    sizes = {"heads": 4, "length": 64, "dhqk": 32, "dhhv": 32, "chunk_size": 32}
+    case = Case("spike@50", **sizes, dtype="bfloat16", cotangents="all", seed=5)
+    reference = compute_reference(case, replicates=0)
+    ours, plain = (
+        {measured.output: measured.normwise for measured in run_case(case, subject, reference).verdict.measurements}
+        for subject in map(load_subject, (SUBJECT, "kernels:mlstm_chunkwise_xla"))
+    )
+    assert max(ours[name] / plain[name] for name in GRADIENTS & ours.keys()) < 1.3
