@@ -5,7 +5,8 @@
              bounds (a decision that float64 cannot make), both come from balls of as many bits as it takes
     bounds   the running error bound of the recurrent form in the case's precision: how far rounding may move a correct
              kernel
-    noise    Monte Carlo arithmetic over the chunkwise form, in chunks of the case: how far correct kernels are
+    noise    Monte Carlo arithmetic over the chunkwise form, in chunks of the case, and over the recurrent form, the
+             larger of both: how far correct kernels are
 
 All are kept at the rows of ``probe_rows``, in the same digits whether they come from a cache or not.
 """
@@ -48,6 +49,8 @@ REPLICATES = 16
 PROVED_UP_TO = 2**14
 # Of longer sequences the bound, too, is computed a chunk at a time.
 BY_TOKENS_UP_TO = 8192
+# Token by token m is rounded each time, which may be noisier than chunks are; of longer sequences it takes too long.
+NOISE_BY_TOKENS_UP_TO = 1024
 # The outputs with an axis of tokens, and where it is; those with channels as their last axis.
 TOKENS = {"h": -2, "n": -1, "m": -1, "dq": -2, "dk": -2, "dv": -2, "di": -1, "df": -1}
 CHANNELS = ("h", "C_last", "n_last", "dq", "dk", "dv", "dC_0", "dn_0")
@@ -179,15 +182,19 @@ def _rounded_up(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _noise(evaluate: _Evaluation, values: dict[str, np.ndarray], case: Case, replicates: int) -> dict[str, np.ndarray]:
-    """The noise floor of every row: over the replicates, and over the channels if it has any."""
+    """The noise floor of every row: over the replicates, over the channels if it has any, of the noisier order."""
     arithmetic = MonteCarlo(Precision.of(case.dtype), replicates, zlib.crc32(case.id.encode()))
-    numbers = evaluate.by_chunks(arithmetic)
-    floors = {}
-    for name, number in numbers.items():
-        floor = arithmetic.noise(number, values[name])
-        floor = _root_mean_square(floor) if name in CHANNELS else floor
-        # Which terms below the smallest normal number a kernel loses is not told by losing all of them, or none.
-        floors[name] = np.where(floor > 0.0, np.hypot(floor, FLOAT32_TINY), floor)
+    orders = [evaluate.by_chunks]
+    if case.length <= NOISE_BY_TOKENS_UP_TO:
+        orders.append(evaluate.by_tokens)
+    floors: dict[str, np.ndarray] = {}
+    for order in orders:
+        for name, number in order(arithmetic).items():
+            floor = arithmetic.noise(number, values[name])
+            floor = _root_mean_square(floor) if name in CHANNELS else floor
+            # Which terms below the smallest normal number a kernel loses is not told by losing all of them, or none.
+            floor = np.where(floor > 0.0, np.hypot(floor, FLOAT32_TINY), floor)
+            floors[name] = np.maximum(floor, floors.get(name, 0.0))
     return floors
 
 
