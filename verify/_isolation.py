@@ -99,7 +99,7 @@ class IsolatedSubject:
         try:
             return self._worker.greet()
         except _DeathError as death:
-            raise UsageError(f"subject {self.name!r} cannot be imported: {death}\n{death.tail}") from death
+            raise UsageError(f"subject {self.name!r} cannot be imported: its worker {death}\n{death.tail}") from death
 
     def lacks(self, case: Case) -> str | None:
         """As of any signature."""

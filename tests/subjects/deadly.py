@@ -1,85 +1,113 @@
-"""Subjects that do harm to the process they run in, each case in its own way; with seed 0 they are correct.
+"""A subject that harms the process it runs in, by the length of the sequence; correct where that is in no way deadly.
 
-The way is said by the cotangents, the length, or an environment variable: what a subject sees of a case.
+What must be known from one process to the next is in files that the environment names.
 """
 
-import contextlib
 import ctypes
 import os
-import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tests.subjects.correct import mlstm
 
+_calls = 0
 
-def _abort(q):
+
+def mark(name):
+    """Make the file that the environment names, with this process's number; whether it was there."""
+    path = Path(os.environ[name])
+    existed = path.exists()
+    path.write_text(str(os.getpid()))
+    return existed
+
+
+def abort(q):
     print("printed before the abort")
     os.abort()
 
 
-def _segfault(q):
+def segfault(q):
     ctypes.string_at(0)
 
 
-def _exit(q):
+def end(q):
     os._exit(3)
 
 
-def _hang(q):
-    while True:
-        time.sleep(1)
-
-
-def _hoard(q):
-    held = []
-    while True:
-        held.append(np.ones(2**23))
-
-
-def _overwrite(q):
-    ctypes.memset(q.unsafe_buffer_pointer(), 0, 4)
-
-
-def _interrupt(q):
-    # The whole process group of the run, as a terminal does.
-    os.kill(os.getppid(), 2)
-    time.sleep(60)
-
-
-def _die_once(q):
-    # Exists from the second call on.
-    with contextlib.suppress(FileExistsError):
-        Path(os.environ["DIED_ONCE"]).touch(exist_ok=False)
+def end_the_first_time(q):
+    if not mark("ENDED"):
         os._exit(7)
 
 
-def _give_away(q):
+def hang(q):
+    mark("HANGS")
+    # Holds Python's lock: no thread of this process runs any more.
+    ctypes.PyDLL(None).pause()
+
+
+def allocate(q):
+    held = []
+    while True:
+        held.append(np.ones(2**21))
+
+
+def exhaust(q):
+    raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte.")
+
+
+def overwrite(q):
+    ctypes.memset(q.unsafe_buffer_pointer(), 0, 4)
+
+
+def give_away(q):
     q.delete()
 
 
-def _lose_memory(q):
-    raise RuntimeError("RESOURCE_EXHAUSTED: out of memory while trying to allocate")
+def refuse_a_second_call(q):
+    if _calls > 1:
+        raise RuntimeError("called twice in one process")
+
+
+def make_sick(q):
+    mark("SICK")
+    os._exit(8)
 
 
 # By the number of tokens.
 WAYS = {
-    2: _abort,
-    3: _segfault,
-    4: _exit,
-    5: _hang,
-    6: _hoard,
-    7: _overwrite,
-    8: _die_once,
-    9: _interrupt,
-    10: _give_away,
-    11: _lose_memory,
-}
+    2: abort, 3: segfault, 4: end, 5: end_the_first_time, 6: hang, 7: allocate, 8: exhaust, 9: overwrite,
+    10: give_away, 11: refuse_a_second_call, 12: refuse_a_second_call, 13: make_sick,
+}  # fmt: skip
+
+if os.path.exists(os.environ.get("SICK", "")):
+    jnp.sum = None
 
 
 def deadly(q, k, v, i, f):
-    """Correct where its length is in no way deadly."""
+    global _calls
+    _calls += 1
     h = mlstm(q, k, v, i, f)
-    WAYS.get(q.shape[2], lambda q: None)(q)
+    if q.shape[2] in WAYS:
+        WAYS[q.shape[2]](q)
     return h
+
+
+def overwrites_the_cotangent(**arguments):
+    """As ``deadly`` overwrites q: the gradients are right, and dh is not what it was."""
+
+    @jax.custom_vjp
+    def spoil(h):
+        return h
+
+    def back(_, dh):
+        dh = jnp.asarray(dh)
+        copy = dh + 0
+        ctypes.memset(dh.unsafe_buffer_pointer(), 0, 4)
+        return (copy,)
+
+    spoil.defvjp(lambda h: (h, None), back)
+    returned = mlstm(**arguments)
+    return (spoil(returned[0]), returned[1]) if isinstance(returned, tuple) else spoil(returned)
