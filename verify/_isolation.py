@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ _START_SECONDS = 900.0
 _CANARY_SECONDS = 120.0
 # What holds a GPU may take its time to die.
 _DEATH_SECONDS = 60.0
+_OUTPUT_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 _TAIL = 2000
 _KEPT = 2**16
@@ -147,7 +149,7 @@ class IsolatedSubject:
         try:
             started = self._worker.greet()
         except (_DeathError, UsageError) as error:
-            raise SuiteError(f"a worker cannot be replaced: the fresh one {error}") from error
+            raise SuiteError(f"a worker cannot be replaced: the fresh one: {error}") from error
         # Without its GPU, JAX would go on with the CPU.
         before, now = ([each.environment[key] for key in ("backend", "device")] for each in (known, started))
         if before != now:
@@ -254,7 +256,7 @@ class _Worker:
             watch.join()
 
     def _watch(self, done: threading.Event, seconds: float) -> None:
-        """Kill it where it takes too much; what ends the process closes the pipe, and wakes who receives."""
+        """Kill it where it takes too much; where it is gone, close the pipe for who receives."""
         deadline = time.monotonic() + seconds
         while not done.wait(_POLL_SECONDS):
             held = _resident(self._process.pid)
@@ -265,8 +267,10 @@ class _Worker:
                 self._killed = Outcome.TIMEOUT, f"was not done in {seconds:g} seconds and was killed"
             elif not self.gone:
                 continue
-            # Also where it is gone: a process that the subject has started may hold the pipe open.
             self._kill()
+            # What the subject has started may hold the other end.
+            with socket.socket(fileno=os.dup(self._channel.fileno())) as pipe:
+                pipe.shutdown(socket.SHUT_RDWR)
             return
 
     def _kill(self) -> None:
@@ -295,7 +299,8 @@ class _Worker:
         except subprocess.TimeoutExpired as error:
             raise SuiteError(f"worker {self._process.pid} was killed and does not die") from error
         self._channel.close()
-        self._output.join(_DEATH_SECONDS)
+        # A daemon that the subject has started may still hold it open.
+        self._output.join(_OUTPUT_SECONDS)
 
 
 class _Output(threading.Thread):

@@ -25,7 +25,6 @@ def mark(name):
 
 
 def abort(q):
-    print("printed before the abort")
     os.abort()
 
 
@@ -89,6 +88,7 @@ if os.path.exists(os.environ.get("SICK", "")):
 def deadly(q, k, v, i, f):
     global _calls
     _calls += 1
+    print("length", q.shape[2])
     h = mlstm(q, k, v, i, f)
     if q.shape[2] in WAYS:
         WAYS[q.shape[2]](q)

@@ -87,10 +87,11 @@ def test_each_way_to_die_is_an_outcome_and_the_run_goes_on(tmp_path):
         assert len(result["reason"]) < 3000
         other = result_record(run_case(case_of(LENGTH[name] + 20), load_subject("tests.subjects.wrong:bare")))
         assert {**results[LENGTH[name] + 20], "seconds": 0} == {**other, "seconds": 0}
-    assert "printed before the abort\nFatal Python error: Aborted" in results[LENGTH["abort"]]["reason"]
+    assert f"length {LENGTH['abort']}\nFatal Python error: Aborted" in results[LENGTH["abort"]]["reason"]
     assert "in segfault" in results[LENGTH["segfault"]]["reason"]
-    assert "printed before the abort" not in results[LENGTH["segfault"]]["reason"]
-    assert "printed before the abort" in err
+    # What the worker wrote in the case before is not in it.
+    assert results[LENGTH["allocate"]]["reason"].splitlines()[1:] == [f"length {LENGTH['allocate']}"]
+    assert all(f"length {length}\n" in err for length in lengths)
     assert "imported JAX: False" in err
 
 

@@ -90,13 +90,9 @@ def run(
             if not case:
                 cases = list(dict.fromkeys(loaded.adapt(planned) for planned in cases))
             cases = choose_shard(cases, shard) if shard else cases
+            command = ["mlstm-verify", *sys.argv[1:]]
             writer = RunWriter(
-                directory,
-                command=["mlstm-verify", *sys.argv[1:]],
-                subject=loaded.name,
-                cases=cases,
-                shard=shard,
-                environment=environment,
+                directory, command=command, subject=loaded.name, cases=cases, shard=shard, environment=environment
             )
         _execute(writer, cases, loaded, jobs, store)
     manifest, records = read_run(directory)
