@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO, Any
 
@@ -314,17 +315,28 @@ class _Output(threading.Thread):
 
     def run(self) -> None:
         """Until the worker, and all that it has started, has ended."""
-        with self._pipe as pipe, open(2, "wb", closefd=False) as stderr:
-            while chunk := os.read(pipe.fileno(), _KEPT):
-                with self._lock:
-                    self._kept = (self._kept + chunk)[-_KEPT:]
-                # The worker must not wait for ever where nobody reads stderr.
-                with contextlib.suppress(OSError):
-                    stderr.write(chunk)
-                    stderr.flush()
+        while True:
+            wait([self._pipe.fileno()])
+            if not self._pass_on():
+                break
+        with self._lock:
+            self._pipe.close()
+
+    def _pass_on(self) -> bool:
+        """Read what is there, without waiting; False at the end."""
+        with self._lock:
+            if self._pipe.closed or not wait([self._pipe.fileno()], 0):
+                return not self._pipe.closed
+            chunk = os.read(self._pipe.fileno(), _KEPT)
+            self._kept = (self._kept + chunk)[-_KEPT:]
+            # The worker must not wait for ever where stderr is closed.
+            with contextlib.suppress(OSError), open(2, "wb", closefd=False) as stderr:
+                stderr.write(chunk)
+            return bool(chunk)
 
     def forget(self) -> None:
-        """What comes now belongs to another case."""
+        """What comes now belongs to another case. What came before may still be in the pipe, which one read empties."""
+        self._pass_on()
         with self._lock:
             self._kept = b""
 
