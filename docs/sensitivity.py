@@ -12,7 +12,7 @@ import numpy as np
 from tests.oracles import float32_recurrence
 from tests.subjects.correct import mlstm
 from verify import Case, Outcome, Problem, Reference, Subject, compute_reference, judge, make_problem, run_case
-from verify._subject import GRADIENT_OF
+from verify._problem import GRADIENT_OF
 from verify._tiers import TIERS
 
 Wrong = Callable[..., object]

@@ -19,6 +19,13 @@ _COTANGENT_OF = {
     "last": ("C_last", "n_last", "m_last"),
     "all": ("h", "C_last", "n_last", "m_last"),
 }
+# The parameters that are differentiated, and the names of their gradients.
+GRADIENT_OF = {
+    **{name: f"d{name}" for name in ("q", "k", "v", "i", "f")},
+    "c_initial": "dC_0",
+    "n_initial": "dn_0",
+    "m_initial": "dm_0",
+}
 NUMPY_DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),

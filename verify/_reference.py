@@ -39,8 +39,7 @@ from oracles import (
 )
 from verify._case import Case
 from verify._probes import probe_rows
-from verify._problem import NUMPY_DTYPES, Problem, make_problem
-from verify._subject import GRADIENT_OF
+from verify._problem import GRADIENT_OF, NUMPY_DTYPES, Problem, make_problem
 
 # The smallest normal number.
 FLOAT32_TINY = 2.0**-126

@@ -45,13 +45,21 @@ class RunWriter:
         subject: its name.
         cases: what is planned.
         shard: ``I/N`` if the cases are one of N parts of a run.
+        environment: what the subject runs on; this process, unless given.
 
     Attributes:
         finished: the ids of the cases that are recorded.
     """
 
     def __init__(
-        self, directory: Path, *, command: Sequence[str], subject: str, cases: Sequence[Case], shard: str | None = None
+        self,
+        directory: Path,
+        *,
+        command: Sequence[str],
+        subject: str,
+        cases: Sequence[Case],
+        shard: str | None = None,
+        environment: dict[str, Any] | None = None,
     ) -> None:
         check_directory(directory)
         self.directory = directory
@@ -63,7 +71,7 @@ class RunWriter:
             "subject": subject,
             "shard": shard,
             "definition": definition_digest(),
-            "environment": describe_environment(),
+            "environment": environment or describe_environment(),
             "planned": [case.id for case in cases],
         }
         try:
@@ -74,15 +82,19 @@ class RunWriter:
             raise UsageError(f"--out {directory} cannot be written: {error}.") from error
 
     @classmethod
-    def resume(cls, directory: Path) -> RunWriter:
+    def resume(cls, directory: Path, environment: dict[str, Any] | None = None) -> RunWriter:
         """Go on with an interrupted run, whose finished cases stay as they are.
+
+        Args:
+            directory: of the run.
+            environment: what the subject runs on; this process, unless given.
 
         Raises:
             UsageError: saying what of the run is not as it was: a damaged file, versions, device, source.
         """
         writer = cls.__new__(cls)
         writer.directory, writer.manifest = directory, read_manifest(directory)
-        _check_same(writer.manifest, directory / MANIFEST)
+        _check_same(writer.manifest, environment or describe_environment(), directory / MANIFEST)
         path = directory / RESULTS
         try:
             content = path.read_bytes() if path.exists() else b""
@@ -129,8 +141,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _check_same(manifest: dict[str, Any], path: Path) -> None:
-    now = {**describe_environment(), "definition": definition_digest()}
+def _check_same(manifest: dict[str, Any], environment: dict[str, Any], path: Path) -> None:
+    now = {**environment, "definition": definition_digest()}
     before = {**manifest.get("environment", {}), "definition": manifest.get("definition")}
     packages = {**before.pop("packages", {})}, {**now.pop("packages")}
     # A run directory inside the repository makes it dirty.

@@ -1,4 +1,4 @@
-"""Runs cases: references in worker processes, the subject in this one, one result a case."""
+"""Runs cases: references in worker processes, the subject in this one or in its own, one result a case."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
+
+import numpy as np
 
 from verify._cache import Found, ReferenceCache
 from verify._case import Case
 from verify._errors import SuiteError, UsageError
-from verify._problem import make_problem
+from verify._isolation import IsolatedSubject
 from verify._reference import Reference, compute_reference
-from verify._subject import Subject, VJPError
+from verify._subject import Subject
 from verify._verdict import Outcome, Verdict, explain_as_detached, judge, wrong_gradients
 
 # References that may wait for the subject: they can be large.
@@ -43,30 +43,30 @@ class Result:
     seconds: float
 
 
-def run_case(case: Case, subject: Subject, reference: Reference | None = None) -> Result:
-    """Run one case; its reference is computed here unless given.
+def run_case(case: Case, subject: Subject | IsolatedSubject, reference: Reference | None = None) -> Result:
+    """Run one case; its reference is computed here unless given. A ``Subject`` runs in this process.
 
     Raises:
-        SuiteError: if the reference cannot be computed.
+        SuiteError: if the reference cannot be computed, or nothing runs on the device any more.
     """
     reason = subject.lacks(case)
     if reason is not None:
         return Result(case, Verdict(Outcome.UNSUPPORTED, reason), 0.0)
-    problem = make_problem(case)
-    start = time.perf_counter()
-    try:
-        outputs = subject.call(case, problem)
-    except Exception as error:
-        # Compilers put megabytes into a message; the end of the traceback tells where.
-        tail = traceback.format_exc()[-2000:]
-        summary = (str(error) if isinstance(error, VJPError) else f"{type(error).__name__}: {error}")[:300]
-        return Result(case, Verdict(Outcome.CRASH, f"{summary}\n{tail}"), time.perf_counter() - start)
-    seconds = time.perf_counter() - start
+    execution = subject.execute(case)
+    verdict = execution.failure or _judge(case, execution.outputs, reference)
+    if execution.note:
+        # The first line is what the table shows; a traceback may follow.
+        first, newline, rest = verdict.reason.partition("\n")
+        verdict = replace(verdict, reason=f"{first}; {execution.note}{newline}{rest}")
+    return Result(case, verdict, execution.seconds)
+
+
+def _judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference | None) -> Verdict:
     verdict = judge(case, outputs, reference or or_fail(case, lambda: compute_reference(case)))
     if verdict.outcome is Outcome.INACCURATE and wrong_gradients(verdict.measurements):
         detached = or_fail(case, lambda: compute_reference(case, "detached", replicates=0))
         verdict = explain_as_detached(verdict, outputs, detached)
-    return Result(case, verdict, seconds)
+    return verdict
 
 
 def or_fail(case: Case, compute: Callable[[], Computed]) -> Computed:
@@ -85,7 +85,11 @@ def or_fail(case: Case, compute: Callable[[], Computed]) -> Computed:
 
 
 def run_cases(
-    cases: Sequence[Case], subject: Subject, jobs: int, cache: ReferenceCache, notice: Callable[[str], None]
+    cases: Sequence[Case],
+    subject: Subject | IsolatedSubject,
+    jobs: int,
+    cache: ReferenceCache,
+    notice: Callable[[str], None],
 ) -> Iterator[tuple[Case, Result | None]]:
     """Run the cases in order: each is yielded before it starts, with None, and again with its result.
 
@@ -113,7 +117,10 @@ def run_cases(
 
 
 def _run_with(
-    case: Case, subject: Subject, fetch: Callable[[], Fetched] | None, notice: Callable[[str], None]
+    case: Case,
+    subject: Subject | IsolatedSubject,
+    fetch: Callable[[], Fetched] | None,
+    notice: Callable[[str], None],
 ) -> Result:
     if fetch is None or subject.lacks(case):
         return run_case(case, subject)

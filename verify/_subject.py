@@ -1,12 +1,15 @@
-"""A subject: any callable with the seed's signature, named ``module:callable``."""
+"""A subject: any callable with the seed's signature, named ``module:callable``; and what it did with a case."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import inspect
 import os
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +18,8 @@ import numpy as np
 
 from verify._case import Case
 from verify._errors import UsageError
-from verify._problem import Problem
+from verify._problem import GRADIENT_OF, Problem, make_problem
+from verify._verdict import Outcome, Verdict
 
 DEFAULT_SUBJECT = "kernels:mlstm_chunkwise_triton_stablef"
 
@@ -29,13 +33,6 @@ KNOWN_SUBJECTS = {
 
 # What the seed's function does when an option is not given.
 _DEFAULTS: dict[str, Any] = {"eps": 1e-6, "stabilize_correctly": True, "norm_val": 1.0}
-# The parameters that are differentiated, and the names of their gradients.
-GRADIENT_OF = {
-    **{name: f"d{name}" for name in ("q", "k", "v", "i", "f")},
-    "c_initial": "dC_0",
-    "n_initial": "dn_0",
-    "m_initial": "dm_0",
-}
 # The outputs beside h, by the option that asks for them; the second is this project's own.
 _RETURNS = {"return_last_states": ("C_last", "n_last", "m_last"), "return_normalizer": ("n", "m")}
 _INITIAL = ("c_initial", "n_initial", "m_initial")
@@ -45,18 +42,34 @@ class VJPError(RuntimeError):
     """``jax.vjp`` of a subject raised an error, its cause: the subject cannot be differentiated."""
 
 
+class ChangedInputsError(RuntimeError):
+    """A subject wrote to an array that it was given."""
+
+
 @dataclass(frozen=True)
-class Subject:
-    """A kernel under test and the names that its signature has.
+class Execution:
+    """What a subject did with a case.
 
     Attributes:
-        name: ``module:callable``.
-        function: the callable.
+        outputs: what it returned, to be judged; empty if it failed.
+        failure: why there is nothing to be judged, or None.
+        seconds: wall-clock time, compilation included.
+        note: what else a reader of the verdict must know.
+    """
+
+    outputs: dict[str, np.ndarray]
+    failure: Verdict | None
+    seconds: float
+    note: str = ""
+
+
+class Signature:
+    """What a subject's signature says of the cases that it can run.
+
+    Attributes:
         parameters: names it accepts as keywords; None if it takes any.
     """
 
-    name: str
-    function: Callable[..., Any]
     parameters: frozenset[str] | None
 
     def accepts(self, name: str) -> bool:
@@ -82,6 +95,31 @@ class Subject:
             return replace(case, cotangents="h")
         return case
 
+
+@dataclass(frozen=True)
+class Subject(Signature):
+    """A kernel under test, in this process.
+
+    Attributes:
+        name: ``module:callable``.
+        function: the callable.
+        parameters: as of any signature.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    parameters: frozenset[str] | None
+
+    def execute(self, case: Case) -> Execution:
+        """Run the case; an error that the subject raises is its failure."""
+        problem = make_problem(case)
+        start = time.perf_counter()
+        try:
+            outputs = self.call(case, problem)
+        except Exception as error:
+            return Execution({}, _failure(error), time.perf_counter() - start)
+        return Execution(outputs, None, time.perf_counter() - start)
+
     def call(self, case: Case, problem: Problem) -> dict[str, np.ndarray]:
         """Run the subject, and differentiate it if the case has cotangents.
 
@@ -93,6 +131,7 @@ class Subject:
         Raises:
             VJPError: if the subject cannot be differentiated.
             TypeError: if it does not return what it was asked for.
+            ChangedInputsError: if it wrote to what it was given.
         """
         import jax
         import jax.numpy as jnp
@@ -107,8 +146,9 @@ class Subject:
         options = {name: value for name, value in options.items() if self.accepts(name)}
         arrays = {name: jnp.asarray(array) for name, array in problem.arrays.items()}
         if not problem.cotangents:
-            return _by_name(jax.block_until_ready(self.function(**arrays, **options)), wanted)
-        with _vjp_errors():
+            with _unchanged(arrays):
+                return _by_name(jax.block_until_ready(self.function(**arrays, **options)), wanted)
+        with _unchanged(arrays), _vjp_errors():
             returned, pull_back = jax.vjp(lambda arrays: self.function(**arrays, **options), arrays)
             returned = jax.block_until_ready(returned)
         outputs = _by_name(returned, wanted)
@@ -119,9 +159,51 @@ class Subject:
         cotangents = [
             _cotangent_of(leaf, problem.cotangents.get(name)) for name, leaf in zip(outputs, leaves, strict=True)
         ]
-        with _vjp_errors():
+        given = arrays | {f"the cotangent of {name}": array for name, array in zip(outputs, cotangents, strict=True)}
+        with _unchanged(given), _vjp_errors():
             (gradients,) = jax.block_until_ready(pull_back(jax.tree.unflatten(structure, cotangents)))
         return outputs | {GRADIENT_OF[name]: np.asarray(gradient) for name, gradient in gradients.items()}
+
+
+def _failure(error: Exception) -> Verdict:
+    # Compilers put megabytes into a message; the end of the traceback tells where.
+    tail = "".join(traceback.format_exception(error))[-2000:]
+    told = isinstance(error, VJPError | ChangedInputsError)
+    summary = (str(error) if told else f"{type(error).__name__}: {error}")[:300]
+    return Verdict(_outcome(error), f"{summary}\n{tail}")
+
+
+def _outcome(error: BaseException) -> Outcome:
+    if isinstance(error, VJPError) and error.__cause__ is not None:
+        return _outcome(error.__cause__)
+    if isinstance(error, ChangedInputsError):
+        return Outcome.CHANGED_INPUTS
+    # XLA has no class of its own for it.
+    lacks_memory = isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
+    return Outcome.OUT_OF_MEMORY if lacks_memory else Outcome.CRASH
+
+
+@contextlib.contextmanager
+def _unchanged(arrays: dict[str, Any]) -> Iterator[None]:
+    """Raise ChangedInputsError if one of these JAX arrays has other bytes at the end, or was given away."""
+    before = {name: _bytes_digest(array) for name, array in arrays.items()}
+    yield
+    changed = [name for name, array in arrays.items() if _bytes_digest(array) != before[name]]
+    if changed:
+        raise ChangedInputsError(f"wrote to what it was given: {', '.join(changed)}")
+
+
+def _bytes_digest(array: Any) -> str:
+    import jax
+
+    if not isinstance(array, jax.Array):
+        return ""
+    # A donated array is gone.
+    if array.is_deleted():
+        return "deleted"
+    # A new array of the same buffer: JAX keeps the copy on the host that an earlier look has made.
+    content = np.asarray(array.addressable_data(0)).tobytes()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 @contextlib.contextmanager

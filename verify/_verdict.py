@@ -23,9 +23,8 @@ import numpy as np
 
 from verify._case import Case
 from verify._measurement import Measurement, measure
-from verify._problem import NUMPY_DTYPES
+from verify._problem import GRADIENT_OF, NUMPY_DTYPES
 from verify._reference import Reference
-from verify._subject import GRADIENT_OF
 
 THRESHOLD = 1.0
 _OF_CASE_DTYPE = ("h", "dq", "dk", "dv", "di")
@@ -35,6 +34,9 @@ class Outcome(Enum):
     """What happened to a case; ``sentence`` is what a reader sees."""
 
     CRASH = "crash"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out-of-memory"
+    CHANGED_INPUTS = "changed-inputs"
     WRONG_SHAPE = "wrong-shape"
     WRONG_DTYPE = "wrong-dtype"
     NONFINITE = "nonfinite"
@@ -54,7 +56,10 @@ class Outcome(Enum):
 
 
 _SENTENCES = {
-    Outcome.CRASH: "The subject raised an error.",
+    Outcome.CRASH: "The subject raised an error, or ended its process.",
+    Outcome.TIMEOUT: "The subject was not done in time (--timeout).",
+    Outcome.OUT_OF_MEMORY: "The subject asked for more memory than there is, or than it may have (--memory).",
+    Outcome.CHANGED_INPUTS: "The subject wrote to an array that it was given.",
     Outcome.WRONG_SHAPE: "An output or a gradient has the wrong shape.",
     Outcome.WRONG_DTYPE: "An output or a gradient has the wrong dtype.",
     Outcome.NONFINITE: "An output or a gradient is NaN or infinite where the reference is finite.",

@@ -41,7 +41,7 @@ WITH_STATE = replace(GRADIENTS, initial="warm@1", dtype="bfloat16")
         ("wrong:nan_at_the_end", CASE, Outcome.NONFINITE, r"^1 elements of h are not finite; h\[0, 0, 19, 0\] is nan"),
         ("wrong:float64_result", CASE, Outcome.WRONG_DTYPE, "^h is float64; expected float32"),
         ("wrong:one_token_less", CASE, Outcome.WRONG_SHAPE, r"^h has shape \(1, 1, 19, 4\); expected \(1, 1, 20, 4\)"),
-        ("wrong:raises", CASE, Outcome.CRASH, r"^MemoryError: no \[bold\] room for x"),
+        ("wrong:raises", CASE, Outcome.OUT_OF_MEMORY, r"^MemoryError: no \[bold\] room for x"),
         ("wrong:loses_the_last_state", CASE, Outcome.CRASH, "expected h and one part for each of return_last_states"),
         ("wrong:bare", Case(norm_val=2.0), Outcome.UNSUPPORTED, "^its signature has no norm_val, .* norm_val=2.0"),
         ("wrong:bare", Case(eps=0.0), Outcome.UNSUPPORTED, "has no eps"),

@@ -8,25 +8,36 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from verify._backend import BackendOption, choose_backend
 from verify._cache import ReferenceCache
 from verify._case import Case
+from verify._environment import describe_environment
 from verify._errors import UsageError
+from verify._isolation import IsolatedSubject, Limits
 from verify._run import RunWriter, check_directory, read_manifest, read_run
 from verify._runner import run_cases
 from verify._self_test import self_test
 from verify._subject import DEFAULT_SUBJECT, Subject, load_subject
 from verify._table import print_summary
 from verify._verdict import Outcome
-from verify.cli._backend import BackendOption, choose_backend
 from verify.cli._cache import CacheOption, open_cache
 from verify.cli._progress import progress_bar
 from verify.cli._selection import choose_shard, select_cases
+
+
+class IsolateOption(StrEnum):
+    """Where the subject runs."""
+
+    worker = "worker"
+    case = "case"
+    none = "none"
 
 
 def run(
@@ -39,6 +50,16 @@ def run(
         str | None, typer.Option(help=f"module:callable with the seed's signature. Default: {DEFAULT_SUBJECT}.")
     ] = None,
     backend: Annotated[BackendOption, typer.Option(help="Where Triton kernels run.")] = BackendOption.auto,
+    isolate: Annotated[
+        IsolateOption, typer.Option(help="The subject in a process of its own, in one for each case, or in this one.")
+    ] = IsolateOption.worker,
+    timeout: Annotated[float, typer.Option(help="Seconds for a case; not with --isolate none.")] = 900.0,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GiB for the subject's process; not with --isolate none. Default: 80 % of what is available."
+        ),
+    ] = None,
     cache: CacheOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TIME-TIER.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this directory.")] = None,
@@ -55,19 +76,24 @@ def run(
         directory = out or _default_directory("cases" if case else tier or "smoke")
         check_directory(directory)
     store = open_cache(cache)
-    with _clean_stdout() if as_json else contextlib.nullcontext():
-        choose_backend(backend)
-        loaded = load_subject(subject or DEFAULT_SUBJECT)
+    limits = Limits(timeout) if memory is None else Limits(timeout, int(memory * 2**30))
+    opened = _open_subject(subject or DEFAULT_SUBJECT, backend, isolate, limits)
+    with _clean_stdout() if as_json else contextlib.nullcontext(), opened as loaded:
+        # A worker starts meanwhile.
+        left_out = self_test()
+        environment = loaded.started.environment if isinstance(loaded, IsolatedSubject) else describe_environment()
+        for name in left_out:
+            print(f"notice: the self-test leaves out {name}", file=sys.stderr)
         if resume:
-            writer = RunWriter.resume(directory)
+            writer = RunWriter.resume(directory, environment)
         else:
             if not case:
                 cases = list(dict.fromkeys(loaded.adapt(planned) for planned in cases))
             cases = choose_shard(cases, shard) if shard else cases
             command = ["mlstm-verify", *sys.argv[1:]]
-            writer = RunWriter(directory, command=command, subject=loaded.name, cases=cases, shard=shard)
-        for left_out in self_test():
-            print(f"notice: the self-test leaves out {left_out}", file=sys.stderr)
+            writer = RunWriter(
+                directory, command=command, subject=loaded.name, cases=cases, shard=shard, environment=environment
+            )
         _execute(writer, cases, loaded, jobs, store)
     manifest, records = read_run(directory)
     if as_json:
@@ -78,6 +104,18 @@ def run(
         print_summary(console, manifest, records)
         console.print(f"recorded in {directory}", soft_wrap=True)
     raise typer.Exit(_exit_code(records))
+
+
+@contextlib.contextmanager
+def _open_subject(
+    name: str, backend: BackendOption, isolate: IsolateOption, limits: Limits
+) -> Iterator[Subject | IsolatedSubject]:
+    if isolate is IsolateOption.none:
+        choose_backend(backend)
+        yield load_subject(name)
+        return
+    with IsolatedSubject(name, backend, limits, alone=isolate is IsolateOption.case) as isolated:
+        yield isolated
 
 
 def _default_directory(name: str) -> Path:
@@ -96,7 +134,9 @@ def _of_the_run(directory: Path, subject: str | None, given: Sequence[str]) -> t
     return [Case.parse(name) for name in manifest["planned"]], manifest["subject"]
 
 
-def _execute(writer: RunWriter, cases: Sequence[Case], subject: Subject, jobs: int, cache: ReferenceCache) -> None:
+def _execute(
+    writer: RunWriter, cases: Sequence[Case], subject: Subject | IsolatedSubject, jobs: int, cache: ReferenceCache
+) -> None:
     remaining = [case for case in cases if case.id not in writer.finished]
     with writer, progress_bar() as progress:
         task = progress.add_task("", total=len(cases), completed=len(writer.finished), case="")

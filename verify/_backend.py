@@ -1,4 +1,4 @@
-"""The option --backend: it must act before JAX, Triton and the kernels are imported."""
+"""The choice of the backend: it must act before JAX, Triton and the kernels are imported."""
 
 from __future__ import annotations
 

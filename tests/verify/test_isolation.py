@@ -1,0 +1,168 @@
+"""Whatever a subject does to its process is an outcome of one case; the other cases are finished, and right."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.subjects.deadly import WAYS, deadly
+from verify import Case, Outcome, UsageError, load_subject, run_case
+from verify._backend import BackendOption
+from verify._isolation import Limits
+from verify._run import RESULTS, result_record
+from verify.cli._run import IsolateOption, _open_subject
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLY = "tests.subjects.deadly:deadly"
+LENGTH = {way.__name__: length for length, way in WAYS.items()}
+
+
+def case_of(length):
+    return Case(length=length, dhqk=4, dhhv=4, chunk_size=16)
+
+
+def start(directory, *lengths, options=(), subject=DEADLY, cwd=ROOT):
+    """A run of the deadly subject, which says at its end whether the main process has imported JAX."""
+    code = "import atexit, sys; from verify.cli import main; atexit.register(lambda: print('imported JAX:', 'jax' in "
+    code += "sys.modules, file=sys.stderr)); main()"
+    ids = [word for length in lengths for word in ("--case", case_of(length).id)]
+    files = {name: str(directory / name) for name in ("ENDED", "HANGS", "SICK")}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "run", *ids, "--subject", subject, "--out", str(directory / "run"), *options],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **files},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def records(directory):
+    return [json.loads(line) for line in (directory / "run" / RESULTS).read_text().splitlines()]
+
+
+def ends(pid):
+    """Whether a process, which is not a child of this one, ends in some seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        # In a container, nobody may wait for an orphan that has ended.
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_each_way_to_die_is_an_outcome_and_the_run_goes_on(tmp_path):
+    expected = {
+        "abort": ("crash", "its worker died of SIGABRT; tried once more alone, as its first worker died of SIGABRT"),
+        "segfault": ("crash", "its worker died of SIGSEGV; tried once more alone"),
+        "end": ("crash", "its worker ended with exit code 3; tried once more alone"),
+        "end_the_first_time": ("pass", "bound; tried once more alone, as its first worker ended with exit code 7"),
+        "allocate": ("out-of-memory", "GiB and was killed (--memory 0.6)"),
+        "exhaust": ("out-of-memory", "RuntimeError: RESOURCE_EXHAUSTED: Out of memory"),
+        "overwrite": ("changed-inputs", "wrote to what it was given: q"),
+        "give_away": ("changed-inputs", "wrote to what it was given: q"),
+    }
+    lengths = [length for name in expected for length in (LENGTH[name], LENGTH[name] + 20)]
+    run = start(tmp_path, *lengths, options=["--json", "--memory", "0.6"])
+    out, err = run.communicate()
+    assert run.returncode == 1, err
+    document = json.loads(out)
+    assert document["results"] == records(tmp_path)
+    assert [result["case"] for result in document["results"]] == document["planned"]
+    assert len(document["planned"]) == len(lengths)
+    results = {Case.parse(result["case"]).length: result for result in document["results"]}
+    for name, (outcome, told) in expected.items():
+        result = results[LENGTH[name]]
+        assert result["outcome"] == outcome, result
+        assert told in result["reason"].splitlines()[0]
+        assert len(result["reason"]) < 3000
+        other = result_record(run_case(case_of(LENGTH[name] + 20), load_subject("tests.subjects.wrong:bare")))
+        assert {**results[LENGTH[name] + 20], "seconds": 0} == {**other, "seconds": 0}
+    assert f"length {LENGTH['abort']}\nFatal Python error: Aborted" in results[LENGTH["abort"]]["reason"]
+    assert "in segfault" in results[LENGTH["segfault"]]["reason"]
+    # What the worker wrote in the case before is not in it.
+    assert results[LENGTH["allocate"]]["reason"].splitlines()[1:] == [f"length {LENGTH['allocate']}"]
+    assert all(f"length {length}\n" in err for length in lengths)
+    assert "imported JAX: False" in err
+
+
+def test_a_worker_of_its_own_for_each_case_and_a_time_limit(tmp_path):
+    fresh = [length for length, way in WAYS.items() if way.__name__ == "refuse_a_second_call"]
+    run = start(tmp_path, LENGTH["hang"], *fresh, options=["--isolate", "case", "--timeout", "3"])
+    _, err = run.communicate()
+    assert run.returncode == 1, err
+    hung, *others = records(tmp_path)
+    assert hung["outcome"] == "timeout"
+    assert "its worker was not done in 3 seconds and was killed" in hung["reason"]
+    assert 3 <= hung["seconds"] < 30
+    assert [result["outcome"] for result in others] == ["pass", "pass"]
+    assert ends((tmp_path / "HANGS").read_text())
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_no_worker_outlives_the_run(tmp_path, sent, code):
+    run = start(tmp_path, 1, LENGTH["hang"], options=["--jobs", "0"])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "HANGS").exists() or not (tmp_path / "HANGS").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    run.send_signal(sent)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == code, err
+    assert ends((tmp_path / "HANGS").read_text())
+    assert [result["outcome"] for result in records(tmp_path)] == ["pass"]
+    assert "Traceback" not in err
+
+
+def test_a_device_that_computes_no_more_ends_the_run(tmp_path):
+    run = start(tmp_path, 1, LENGTH["make_sick"], 20)
+    _, err = run.communicate()
+    assert run.returncode == 3, err
+    assert "after a worker died, nothing runs on cpu any more: TypeError" in err
+    assert [result["outcome"] for result in records(tmp_path)] == ["pass"]
+
+
+def test_a_subject_that_dies_at_its_import_starts_nothing(tmp_path):
+    (tmp_path / "dies.py").write_text("import os\nprint('at import')\nos._exit(4)")
+    run = start(tmp_path, 1, subject="dies:f", cwd=tmp_path)
+    out, err = run.communicate()
+    assert run.returncode == 2
+    assert "subject 'dies:f' cannot be imported: its worker ended with exit code 4" in err
+    assert not (tmp_path / "run").exists()
+    assert out == ""
+
+
+def test_in_this_process_if_asked(monkeypatch):
+    monkeypatch.setattr("verify.cli._run.choose_backend", lambda _: None)
+    with _open_subject(DEADLY, BackendOption.auto, IsolateOption.none, Limits()) as subject:
+        assert subject.function is deadly
+
+
+def test_a_cotangent_is_an_input():
+    case = replace(case_of(20), cotangents="h")
+    verdict = run_case(case, load_subject("tests.subjects.deadly:overwrites_the_cotangent")).verdict
+    assert verdict.outcome is Outcome.CHANGED_INPUTS, verdict.reason
+    assert verdict.reason.startswith("wrote to what it was given: the cotangent of h\n")
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"seconds": 0.0}, "--timeout is 0; expected more than 0 seconds"),
+        ({"memory": -(2**30)}, "--memory is -1; expected more than 0 GiB"),
+    ],
+)
+def test_limits_that_cannot_be(limits, told):
+    with pytest.raises(UsageError, match=told):
+        Limits(**limits)
