@@ -48,8 +48,9 @@ REPLICATES = 16
 PROVED_UP_TO = 2**14
 # Of longer sequences the bound, too, is computed a chunk at a time.
 BY_TOKENS_UP_TO = 8192
-# Token by token m is rounded each time, which may be noisier than chunks are; of longer sequences it takes too long.
-NOISE_BY_TOKENS_UP_TO = 1024
+# Token by token m is rounded each time, which may be noisier than chunks are. It is computed for as many numbers of
+# states, over all tokens; for more it takes too long.
+NOISE_BY_TOKENS_UP_TO = 2**22
 # The outputs with an axis of tokens, and where it is; those with channels as their last axis.
 TOKENS = {"h": -2, "n": -1, "m": -1, "dq": -2, "dk": -2, "dv": -2, "di": -1, "df": -1}
 CHANNELS = ("h", "C_last", "n_last", "dq", "dk", "dv", "dC_0", "dn_0")
@@ -184,7 +185,7 @@ def _noise(evaluate: _Evaluation, values: dict[str, np.ndarray], case: Case, rep
     """The noise floor of every row: over the replicates, over the channels if it has any, of the noisier order."""
     arithmetic = MonteCarlo(Precision.of(case.dtype), replicates, zlib.crc32(case.id.encode()))
     orders = [evaluate.by_chunks]
-    if case.length <= NOISE_BY_TOKENS_UP_TO:
+    if case.batch * case.heads * case.length * case.dhqk * case.dhhv <= NOISE_BY_TOKENS_UP_TO:
         orders.append(evaluate.by_tokens)
     floors: dict[str, np.ndarray] = {}
     for order in orders:
