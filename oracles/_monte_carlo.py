@@ -179,19 +179,14 @@ class MonteCarlo:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             smaller = np.minimum(np.abs(left), np.abs(right)) / np.abs(total)
         total = self._perturb(total, np.fmin(self.precision.gates, smaller))
-        self._absorb(total, operation, left, right)
-        return Replicas(total, self, gate=True)
-
-    def _absorb(self, total: np.ndarray, operation: Callable[..., Any], left: np.ndarray, right: np.ndarray) -> None:
         # What is less than half an ulp of m is lost at every token, always to the same side: no matter of chance
         # either, and half of the replicates lose it.
-        rows = self._flushing
-        left, right = (np.broadcast_to(part, total.shape)[rows] for part in (left, right))
-        with np.errstate(invalid="ignore"):
-            lost_right = np.abs(right) < self.precision.gates * np.abs(left)
-            lost_left = np.abs(left) < self.precision.gates * np.abs(right)
-        kept = np.where(lost_right, left, operation(np.zeros_like(right), right))
-        total[rows] = np.where(lost_left | lost_right, kept, total[rows])
+        losing = total[self._flushing]
+        lost = np.broadcast_to(smaller, total.shape)[self._flushing] < self.precision.gates
+        if lost.any():
+            left, right = (np.broadcast_to(part, total.shape)[self._flushing][lost] for part in (left, right))
+            losing[lost] = np.where(np.abs(left) > np.abs(right), left, operation(np.zeros_like(right), right))
+        return Replicas(total, self, gate=True)
 
     def _product_of(self, x: Replicas, y: Replicas) -> Replicas:
         return Replicas(self._perturb(np.multiply(*_aligned(x.x, y.x)), self.precision.accumulation), self)

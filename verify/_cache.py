@@ -85,7 +85,7 @@ class ReferenceCache:
         if reference is None:
             reference = compute_reference(case)
             self._write(self.path(case), _pack(reference, case))
-        return reference, found, damage
+        return reference, found, f"{damage}; computed again" if damage else ""
 
     def _write(self, path: Path, content: bytes) -> None:
         part = path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.part")

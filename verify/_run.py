@@ -94,7 +94,13 @@ class RunWriter:
         """
         writer = cls.__new__(cls)
         writer.directory, writer.manifest = directory, read_manifest(directory)
-        _check_same(writer.manifest, environment or describe_environment(), directory / MANIFEST)
+        now = {
+            **writer.manifest,
+            "definition": definition_digest(),
+            "environment": environment or describe_environment(),
+        }
+        if changed := differences(writer.manifest, now):
+            raise UsageError(f"{directory / MANIFEST} is of a run under other conditions: {'; '.join(changed)}.")
         path = directory / RESULTS
         try:
             content = path.read_bytes() if path.exists() else b""
@@ -141,21 +147,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _check_same(manifest: dict[str, Any], environment: dict[str, Any], path: Path) -> None:
-    now = {**environment, "definition": definition_digest()}
-    before = {**manifest.get("environment", {}), "definition": manifest.get("definition")}
-    packages = {**before.pop("packages", {})}, {**now.pop("packages")}
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What of the conditions of two runs, by their manifests, is not the same: subject, source, versions, device."""
+    changed = []
+    for old, new in zip(_conditions(before), _conditions(now), strict=True):
+        names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+        changed += [f"{name} was {old.get(name)}, is {new.get(name)}" for name in names]
+    return changed
+
+
+def _conditions(manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    environment = {**manifest["environment"], **{key: manifest.get(key) for key in ("subject", "definition")}}
     # A run directory inside the repository makes it dirty.
-    for environment in (before, now):
-        environment.pop("dirty", None)
-    changed = [
-        f"{name} was {old.get(name)}, is {new.get(name)}"
-        for old, new in ((before, now), packages)
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    ]
-    if changed:
-        raise UsageError(f"{path} is of a run under other conditions: {'; '.join(changed)}.")
+    environment.pop("dirty", None)
+    return environment, environment.pop("packages", {})
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

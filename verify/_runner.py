@@ -126,7 +126,7 @@ def _run_with(
         return run_case(case, subject)
     reference, _, damage = or_fail(case, fetch)
     if damage:
-        notice(f"{damage}; computed again")
+        notice(damage)
     return run_case(case, subject, reference)
 
 

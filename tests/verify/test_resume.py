@@ -78,6 +78,7 @@ def test_a_finished_run_has_nothing_to_go_on_with(whole):
     [
         (["--subject", "other:one"], "is a run of tests.subjects.correct:mlstm; --subject is other:one"),
         (["-k", "S1"], "goes on with the cases of that run; -k cannot be given"),
+        (["--no-gradients"], "goes on with the cases of that run; --no-gradients cannot be given"),
     ],
 )
 def test_options_may_not_contradict_the_run(whole, arguments, told):
@@ -124,6 +125,15 @@ def test_shards_are_put_together(whole, tmp_path):
     code, _, err = finish("merge", whole, "--out", tmp_path / "not")
     assert code == 2
     assert "is no shard" in err
+    other = json.loads((tmp_path / "3" / MANIFEST).read_text())
+    other["environment"]["packages"]["jax"] = "0.0.1"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / MANIFEST).write_text(json.dumps(other))
+    (tmp_path / "other" / RESULTS).write_text((tmp_path / "3" / RESULTS).read_text())
+    code, _, err = finish("merge", *(tmp_path / name for name in ("1", "2", "other")), "--out", tmp_path / "not")
+    assert code == 2
+    assert "is of a run under other conditions than" in " ".join(err.split())
+    assert "is 0.0.1" in " ".join(err.split())
     lines = (tmp_path / "2" / RESULTS).read_text().splitlines(keepends=True)
     (tmp_path / "2" / RESULTS).write_text("".join(lines[:-1]))
     code, _, err = finish("merge", *(tmp_path / name for name in "123"), "--out", tmp_path / "not")

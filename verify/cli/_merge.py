@@ -10,12 +10,9 @@ import typer
 from rich.console import Console
 
 from verify._errors import UsageError
-from verify._run import MANIFEST, RESULTS, check_directory, read_run
+from verify._run import MANIFEST, RESULTS, check_directory, differences, read_run
 from verify._table import print_summary
 from verify.cli._selection import parse_shard
-
-# What all shards of a run have in common; the rest of the manifest is that of the first.
-_COMMON = ("subject", "definition")
 
 
 def merge(
@@ -46,9 +43,8 @@ def _in_order(runs: dict[Path, Run]) -> list[Run]:
         if not manifest.get("shard"):
             raise UsageError(f"{path / MANIFEST} is no shard; expected runs made with --shard I/N.")
         number, of = parse_shard(manifest["shard"])
-        for key in _COMMON:
-            if manifest.get(key) != first.get(key):
-                raise UsageError(f"{path} and {first_path} differ in {key}: {manifest.get(key)} and {first.get(key)}.")
+        if changed := differences(first, manifest):
+            raise UsageError(f"{path} is of a run under other conditions than {first_path}: {'; '.join(changed)}.")
         if number in numbered or (total and of != total):
             raise UsageError(f"{path} is shard {manifest['shard']}, which does not fit beside {first['shard']}.")
         missing = len(set(manifest["planned"]) - {record["case"] for record in records})

@@ -11,3 +11,8 @@ def progress_bar() -> Progress:
     stderr = Console(stderr=True, highlight=False)
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[case]}"))
     return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+
+
+def print_notice(progress: Progress, text: str) -> None:
+    """A line above the bar, to be read as it is."""
+    progress.console.print(f"notice: {text}", markup=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from verify._cache import Found, ReferenceCache
 from verify._case import Case
 from verify._runner import or_fail, worker_pool
 from verify.cli._cache import CacheOption, open_cache
-from verify.cli._progress import progress_bar
+from verify.cli._progress import print_notice, progress_bar
 from verify.cli._selection import select_cases
 
 _TOLD = {Found.CACHED: "was there", Found.MISSING: "computed", Found.DAMAGED: "computed again"}
@@ -39,7 +39,7 @@ def references(
         for done, found, damage in _fetch_all(cases, store, jobs):
             counts[found] += 1
             if damage:
-                progress.console.print(f"notice: {damage}; computed again", soft_wrap=True)
+                print_notice(progress, damage)
             progress.update(task, advance=1, case=done.id)
             if not progress.console.is_terminal:
                 print(f"[{counts.total()}/{len(cases)}] {_TOLD[found]} {done.id}", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import sys
@@ -28,7 +29,7 @@ from verify._subject import DEFAULT_SUBJECT, Subject, load_subject
 from verify._table import print_summary
 from verify._verdict import Outcome
 from verify.cli._cache import CacheOption, open_cache
-from verify.cli._progress import progress_bar
+from verify.cli._progress import print_notice, progress_bar
 from verify.cli._selection import choose_shard, select_cases
 
 
@@ -69,7 +70,14 @@ def run(
     """Run cases against a subject and record them. Exit code 0: all passed; 1: a case failed."""
     if resume:
         directory = resume
-        given = {"--tier": tier, "--case": case, "-k": k, "--shard": shard, "--out": out}
+        given = {
+            "--tier": tier,
+            "--case": case,
+            "-k": k,
+            "--shard": shard,
+            "--out": out,
+            "--no-gradients": not gradients,
+        }
         cases, subject = _of_the_run(resume, subject, [name for name, value in given.items() if value])
     else:
         cases = select_cases(tier or "smoke", case or [], k, gradients=gradients)
@@ -140,10 +148,7 @@ def _execute(
     remaining = [case for case in cases if case.id not in writer.finished]
     with writer, progress_bar() as progress:
         task = progress.add_task("", total=len(cases), completed=len(writer.finished), case="")
-
-        def notice(text: str) -> None:
-            progress.console.print(f"notice: {text}", soft_wrap=True)
-
+        notice = functools.partial(print_notice, progress)
         try:
             for case, result in run_cases(remaining, subject, max(0, min(jobs, len(remaining) - 1)), cache, notice):
                 if result is None:
