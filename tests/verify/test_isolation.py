@@ -29,7 +29,9 @@ def case_of(length):
 
 def start(directory, *lengths, options=(), subject=DEADLY, cwd=ROOT):
     """A run of the deadly subject, which says at its end whether the main process has imported JAX."""
-    code = "import atexit, sys; from verify.cli import main; atexit.register(lambda: print('imported JAX:', 'jax' in "
+    # A shell that starts the tests in the background has Ctrl-C ignored, which would be inherited.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "import atexit, sys; from verify.cli import main; atexit.register(lambda: print('imported JAX:', 'jax' in "
     code += "sys.modules, file=sys.stderr)); main()"
     ids = [word for length in lengths for word in ("--case", case_of(length).id)]
     files = {name: str(directory / name) for name in ("ENDED", "HANGS", "SICK")}
