@@ -131,6 +131,8 @@ def result_record(result: Result) -> dict[str, Any]:
         "case": result.case.id,
         "outcome": result.verdict.outcome.value,
         "reason": result.verdict.reason,
+        "precision": result.verdict.precision,
+        "worst": dataclasses.asdict(result.verdict.worst) if result.verdict.worst else None,
         "seconds": round(result.seconds, 3),
         "measurements": [dataclasses.asdict(measurement) for measurement in result.verdict.measurements],
     }

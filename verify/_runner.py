@@ -9,17 +9,18 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from verify._cache import Found, ReferenceCache
 from verify._case import Case
 from verify._errors import SuiteError, UsageError
+from verify._explanation import explain
 from verify._isolation import IsolatedSubject
 from verify._reference import Reference, compute_reference
 from verify._subject import Subject
-from verify._verdict import Outcome, Verdict, explain_as_detached, judge, wrong_gradients
+from verify._verdict import Outcome, Verdict, judge
 
 # References that may wait for the subject: they can be large.
 _AHEAD = 4
@@ -62,11 +63,10 @@ def run_case(case: Case, subject: Subject | IsolatedSubject, reference: Referenc
 
 
 def _judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference | None) -> Verdict:
-    verdict = judge(case, outputs, reference or or_fail(case, lambda: compute_reference(case)))
-    if verdict.outcome is Outcome.INACCURATE and wrong_gradients(verdict.measurements):
-        detached = or_fail(case, lambda: compute_reference(case, "detached", replicates=0))
-        verdict = explain_as_detached(verdict, outputs, detached)
-    return verdict
+    def compute(case: Case, **options: Any) -> Reference:
+        return or_fail(case, lambda: compute_reference(case, **options))
+
+    return explain(case, judge(case, outputs, reference or compute(case)), outputs, compute)
 
 
 def or_fail(case: Case, compute: Callable[[], Computed]) -> Computed:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from verify._calibration import RATE, STATISTICS, thresholds
 from verify._regimes import REGIMES
 from verify._subject import DEFAULT_SUBJECT, KNOWN_SUBJECTS
 from verify._tiers import TIERS
@@ -40,6 +41,19 @@ def regimes() -> None:
         token = f"{name}@NUMBER" if regime.parameters else name
         table.add_row(token, " ".join(f"{value:g}" for value in regime.parameters), regime.stresses)
     Console(highlight=False, width=100).print(table)
+
+
+@list_app.command("thresholds")
+def list_thresholds() -> None:
+    """The thresholds of the verdict, and what they rest on."""
+    table = Table("output", "RMS z", "largest seen", "largest z", "largest seen", "measurements", box=None, width=100)
+    rms, largest = (thresholds()[name] for name in STATISTICS)
+    for output, tail in rms.items():
+        other = largest[output]
+        numbers = (tail.threshold, tail.largest, other.threshold, other.largest, tail.count)
+        table.add_row(output, *(f"{number:g}" for number in numbers))
+    Console(highlight=False, width=100).print(table)
+    print(f"error / bound: 1. A correct kernel is beyond one of the others in 1 of {1 / RATE:.0e} measurements.")
 
 
 @list_app.command()
