@@ -250,8 +250,8 @@ _ALL = (
     ),
     Regime(
         "cancellation",
-        "q orthogonal to n, and i near the parameter: of |q.n| only rounding is left, and exp(-m) is small too.",
-        (8.0,),
+        "q orthogonal to n: of |q.n| only rounding is left, which exp(-m) is above, and next to if i is near 8.",
+        (0.0, 8.0),
         _input_gates,
         _orthogonal,
     ),
