@@ -202,8 +202,8 @@ _ALL = (
     ),
     Regime(
         "staircase",
-        "i goes to the parameter in eight steps: rising, the running maximum moves late in a chunk; falling, what comes "
-        "late weighs nothing.",
+        "i goes to the parameter in eight steps: rising, the running maximum moves late in a chunk; falling, what "
+        "comes late weighs nothing.",
         (60.0, -60.0),
         _staircase,
     ),

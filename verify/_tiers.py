@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,15 +39,20 @@ class Tier:
 
     def draw(self, seed: int = 0) -> Iterator[Case]:
         """The cases with that seed, each once. The cases of an endless tier have seeds of their own."""
-        seen = set()
-        for case in self.make(seed):
-            if case not in seen:
-                seen.add(case)
-                yield case
+        return each_once(self.make(seed))
 
     def cases(self, seed: int = 0) -> list[Case]:
         """All cases of a tier that has an end."""
         return list(self.draw(seed))
+
+
+def each_once(cases: Iterable[Case]) -> Iterator[Case]:
+    """The cases without those that came before; there may be no end of them."""
+    seen = set()
+    for case in cases:
+        if case not in seen:
+            seen.add(case)
+            yield case
 
 
 # A length is (a, b): a chunks and b tokens.
@@ -249,8 +254,8 @@ TIERS: dict[str, Tier] = {
         Tier(
             "smoke",
             "every regime in both modes at S=70; a covering array of strength 2 over six regimes, lengths around the "
-            "chunk, chunk sizes 16 to 64, dims, heads, modes, norm_val, eps, dtypes, initial states and cotangents; one "
-            "case at S=512; made for Triton's interpreter on two cores",
+            "chunk, chunk sizes 16 to 64, dims, heads, modes, norm_val, eps, dtypes, initial states and cotangents; "
+            "one case at S=512; made for Triton's interpreter on two cores",
             "S above 512, dims above 80, chunks above 128, more than six heads, and most regimes outside of float32 "
             "and of the shape S=70",
             _with_seed(_smoke),
@@ -258,8 +263,9 @@ TIERS: dict[str, Tier] = {
         Tier(
             "standard",
             "every regime in both modes and all dtypes at S=257, DHQK=DHHV=64; a covering array of strength 2 over all "
-            "regimes, lengths from 1 to 521, dims, chunk sizes, dtypes, heads, modes, norm_val, eps, initial states and "
-            "cotangents; S of 2048 in three regimes and 8192 in one, dims of 128 x 256 and 512 x 512; made for a GPU",
+            "regimes, lengths from 1 to 521, dims, chunk sizes, dtypes, heads, modes, norm_val, eps, initial states "
+            "and cotangents; S of 2048 in three regimes and 8192 in one, dims of 128 x 256 and 512 x 512; made for a "
+            "GPU",
             "S above 8192, more than six heads, and triples of unusual settings",
             _with_seed(_standard),
         ),
@@ -267,15 +273,15 @@ TIERS: dict[str, Tier] = {
             "full",
             "every regime in both modes at S=2048, float32 and bfloat16; a covering array of strength 3 over all "
             "regimes, lengths from 1 to 523, chunk sizes 16 to 256, dims, dtypes, heads, modes, norm_val, eps, initial "
-            "states and cotangents; dims from 16 to 512; S from 512 to 1,048,576, more than 65,535 chunks, and more than "
-            "65,535 heads; made for a GPU",
-            "gradients above S of 131,072, large dims in long sequences, and lengths above 523 outside of a few regimes",
+            "states and cotangents; dims from 16 to 512; S from 512 to 1,048,576, more than 65,535 chunks, and more "
+            "than 65,535 heads; made for a GPU",
+            "gradients above S of 131,072, large dims in long sequences, and most regimes above S of 2048",
             _with_seed(_full),
         ),
         Tier(
             "soak",
-            "random cases, drawn from --seed until --minutes are over: any regime with its parameter varied by half, S "
-            "below 2048, dims of 16 to 128, and everything else",
+            "random cases, drawn from --seed until --minutes are over: any regime with its parameter varied by half, "
+            "S below 2048, dims of 16 to 128, and everything else",
             "S of 2048 and more, and any promise of what it meets",
             _soak,
             endless=True,
