@@ -11,7 +11,7 @@ import numpy as np
 from oracles import Contract, Cotangents, Inputs
 from verify._case import Case
 from verify._initial_states import generate_initial
-from verify._regimes import choose_queries, generate_gates
+from verify._regimes import choose_tokens, generate_gates
 
 _COTANGENT_OF = {
     "none": (),
@@ -58,7 +58,7 @@ def make_problem(case: Case) -> Problem:
     """Draw the arrays.
 
     Dtype, chunk size and constants do not change what is drawn, only how it is rounded; but a regime
-    that chooses its queries sees them all. The cotangents are drawn apart from the rest.
+    that chooses its tokens sees them all. The cotangents are drawn apart from the rest.
     """
     drawn = f"{case.regime}:{case.batch}:{case.heads}:{case.length}:{case.dhqk}:{case.dhhv}:{case.initial}"
     seeds = [case.seed, zlib.crc32(drawn.encode())]
@@ -77,10 +77,10 @@ def make_problem(case: Case) -> Problem:
     state_64 = (exact.get(name) for name in ("c_initial", "n_initial", "m_initial"))
     inputs = Inputs(exact["q"], exact["k"], exact["v"], exact["i"], exact["f"], *state_64)
     contract = Contract(case.eps, case.norm_val, case.stabilize_correctly)
-    chosen = choose_queries(case.regime, inputs, contract)
+    chosen = choose_tokens(case.regime, inputs, contract)
     if chosen is not None:
-        arrays["q"] = chosen.astype(storage)
-        inputs = replace(inputs, q=arrays["q"].astype(np.float64))
+        arrays |= {name: getattr(chosen, name).astype(storage) for name in ("q", "k", "v")}
+        inputs = replace(inputs, **{name: arrays[name].astype(np.float64) for name in ("q", "k", "v")})
     cotangents = _draw_cotangents(case, np.random.default_rng([*seeds, 1]))
     exact_cotangents = Cotangents(**{name: array.astype(np.float64) for name, array in cotangents.items()})
     return Problem(arrays, inputs, contract, cotangents, exact_cotangents)

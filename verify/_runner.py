@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -85,7 +86,7 @@ def or_fail(case: Case, compute: Callable[[], Computed]) -> Computed:
 
 
 def run_cases(
-    cases: Sequence[Case],
+    cases: Iterable[Case],
     subject: Subject | IsolatedSubject,
     jobs: int,
     cache: ReferenceCache,
@@ -94,7 +95,7 @@ def run_cases(
     """Run the cases in order: each is yielded before it starts, with None, and again with its result.
 
     Args:
-        cases: what to run.
+        cases: what to run; an iterator may end when it sees fit.
         subject: what to run it on.
         jobs: worker processes for references; 0 computes them in this process.
         cache: where references are looked up, and kept.
@@ -107,8 +108,9 @@ def run_cases(
         return
     with worker_pool(jobs) as pool:
         pending: list[Future[Fetched] | None] = []
-        todo = iter(cases)
-        for case in cases:
+        # What is asked of an iterator for the sake of its reference is run too.
+        todo, ordered = itertools.tee(cases)
+        for case in ordered:
             while len(pending) < jobs + _AHEAD and (ahead := next(todo, None)) is not None:
                 pending.append(None if subject.lacks(ahead) else pool.submit(cache.fetch, ahead))
             yield case, None
