@@ -12,9 +12,12 @@ replicates scatter is the noise floor: how far correct kernels of that precision
     x in a dot             u of an operand, if x was computed or inputs lose digits there too
     result                 u of storage, and the distance of the dtype's subnormal numbers
 
-Terms have errors of their own, so that a sum which cancels keeps the noise of what it is made of. Whether what is below
-the underflow threshold becomes 0 is no matter of chance in a kernel: in half of the replicates it always does. So it is
-with a log forget gate that m absorbs.
+Terms have errors of their own, so that a sum which cancels keeps the noise of what it is made of.
+
+What is no matter of chance in a kernel is done in some replicates and not in others. In half of them what is below the
+underflow threshold becomes 0, a log forget gate that m absorbs is lost, and a decision that noise may turn is turned.
+In one, if asked for, results are rounded to nearest, as a kernel does: equal steps then have equal errors, which add
+up.
 
 Source: D. S. Parker, Monte Carlo Arithmetic, UCLA CSD-970002, 1997; N. Higham, Accuracy and Stability of Numerical
 Algorithms, 2nd ed., section 4.2, for sums by trees.
@@ -32,6 +35,8 @@ from oracles._precision import Precision
 
 # exp of anything beyond is 0 or infinite in float64.
 LARGEST_EXPONENT = 750.0
+# A decision nearer than so many times its noise may be turned.
+_NEAR = 8.0
 
 
 class Noise:
@@ -113,16 +118,18 @@ class MonteCarlo:
         precision: the units; well above 2^-53, with which the replicates themselves are computed.
         replicates: how many, an even number.
         seed: of the random errors.
+        nearest: whether the first replicate rounds to nearest, all but the terms inside of sums.
 
     Raises:
         ValueError: if replicates is not an even number of at least 2.
     """
 
-    def __init__(self, precision: Precision, replicates: int = 16, seed: int = 0) -> None:
+    def __init__(self, precision: Precision, replicates: int = 16, seed: int = 0, *, nearest: bool = False) -> None:
         if not isinstance(replicates, int) or replicates < 2 or replicates % 2:
             raise ValueError(f"replicates is {replicates!r}; expected an even number, at least 2.")
         self.precision = precision
         self.replicates = replicates
+        self._nearest = nearest
         self._noise = Noise(seed)
         # Of the rows of Replicas.x, those in which what is below the underflow threshold becomes 0.
         self._flushing = slice(1 + replicates // 2, None)
@@ -142,14 +149,18 @@ class MonteCarlo:
         return scale * np.sqrt(np.mean((apart / scale) ** 2, axis=0))
 
     def _perturb(self, x: np.ndarray, unit: Any) -> np.ndarray:
-        # x is no view of another number; a unit that is an array has the shape of x.
+        # x is no view of another number; a unit that is an array has the shape of x, and is at least that of gates.
         if len(x) == 1:
             x = np.repeat(x, 1 + self.replicates, axis=0)
         perturbed = x[1:]
+        if self._nearest:
+            nearest = _to_nearest(perturbed[0], unit if isinstance(unit, float) else self.precision.gates)
         if isinstance(unit, float):
             perturbed *= self._noise.factors(unit, perturbed.shape)
         else:
             perturbed *= 1.0 + unit[1 if len(unit) > 1 else 0 :] * self._noise.draw(perturbed.shape)
+        if self._nearest:
+            perturbed[0] = nearest
         return self._flush(x)
 
     def _perturb_sum(self, x: np.ndarray, squares: np.ndarray, terms: int, unit: float) -> np.ndarray:
@@ -226,7 +237,14 @@ class MonteCarlo:
         return Replicas(np.sign(x.x), self)
 
     def at_least(self, x: Replicas, y: Replicas) -> Replicas:
-        return Replicas(np.asarray(np.greater_equal(*_aligned(x.x, y.x)), np.float64), self)
+        left, right = _aligned(x.x, y.x)
+        value = np.asarray(np.greater_equal(left, right), np.float64)
+        if len(value) > 1:
+            with np.errstate(invalid="ignore", over="ignore"):
+                margin = left - right
+                near = np.abs(margin[0]) < _NEAR * np.sqrt(np.mean((margin[1:] - margin[0]) ** 2, axis=0))
+            value[self._flushing, near] = 1.0 - value[0, near]
+        return Replicas(value, self)
 
     def below(self, x: Replicas, y: Replicas) -> Replicas:
         return Replicas(1.0 - self.at_least(x, y).x, self)
@@ -326,6 +344,16 @@ class MonteCarlo:
     def to_float64(self, x: Replicas) -> np.ndarray:
         """The mean of the replicates."""
         return np.mean(x.x[1:], axis=0) if len(x.x) > 1 else x.x[0]
+
+
+def _to_nearest(x: np.ndarray, unit: float) -> np.ndarray:
+    # Veltkamp's splitting: the high part of x has an error of at most ``unit``, a power of 2, of its binade.
+    if not unit:
+        return x.copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = x * (2.0**53 * unit + 1.0)
+        nearest = scaled - (scaled - x)
+    return np.where(np.isfinite(nearest), nearest, x)
 
 
 def _aligned(*arrays: np.ndarray) -> list[np.ndarray]:

@@ -48,8 +48,8 @@ REPLICATES = 16
 PROVED_UP_TO = 2**14
 # Of longer sequences the bound, too, is computed a chunk at a time.
 BY_TOKENS_UP_TO = 8192
-# Token by token m is rounded each time, which may be noisier than chunks are. It is computed for as many numbers of
-# states, over all tokens; for more it takes too long.
+# Token by token m and the states are rounded each time, which may be noisier than chunks are. For more numbers of
+# states than this, over all tokens, two replicates must do, one of them rounded to nearest.
 NOISE_BY_TOKENS_UP_TO = 2**22
 # A kernel that works in base 2 multiplies m by log 2 where it returns it, and phi and i by log2 e before: it is off by
 # two roundings each, of the constant and of the product.
@@ -201,12 +201,14 @@ def _noise(
     evaluate: _Evaluation, values: dict[str, np.ndarray], case: Case, units: Precision, replicates: int
 ) -> dict[str, np.ndarray]:
     """The noise floor of every row: over the replicates, over the channels if it has any, of the noisier order."""
-    arithmetic = MonteCarlo(units, replicates, zlib.crc32(case.id.encode()))
-    orders = [evaluate.by_chunks]
-    if case.batch * case.heads * case.length * case.dhqk * case.dhhv <= NOISE_BY_TOKENS_UP_TO:
-        orders.append(evaluate.by_tokens)
+    seed = zlib.crc32(case.id.encode())
+    numbers = case.batch * case.heads * case.length * case.dhqk * case.dhhv
+    orders = [(evaluate.by_chunks, replicates)]
+    if case.length <= BY_TOKENS_UP_TO:
+        orders.append((evaluate.by_tokens, replicates if numbers <= NOISE_BY_TOKENS_UP_TO else 2))
     floors: dict[str, np.ndarray] = {}
-    for order in orders:
+    for order, count in orders:
+        arithmetic = MonteCarlo(units, count, seed, nearest=True)
         for name, number in order(arithmetic).items():
             floor = arithmetic.noise(number, values[name])
             floor = _root_mean_square(floor) if name in CHANNELS else floor

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -353,3 +354,39 @@ def test_replicates_are_as_far_from_float64_as_float32_code_is():
             assert np.max(np.abs(z)) < 10.0, (regime, name)
         z = (wrong["h"] - wanted["h"][0, 0]) / sigma["h"][0, 0]
         assert np.max(np.abs(z)) > 1000.0
+
+
+@pytest.mark.parametrize(("unit", "dtype"), [(2.0**-24, np.float32), (2.0**-8, ml_dtypes.bfloat16)])
+def test_one_replicate_rounds_to_nearest(unit, dtype):
+    x = np.random.default_rng(0).standard_normal(2000)
+    ar = MonteCarlo(Precision.of("bfloat16"), 4, nearest=True)
+    stored = ar._perturb(x[None].copy(), unit)
+    assert np.array_equal(stored[1], x.astype(dtype).astype(np.float64))
+    assert not np.array_equal(stored[2], stored[1])
+
+
+def test_equal_steps_have_errors_that_add_up():
+    # 1000 times + 0.1: in float32 the same error over stretches of steps, ten times what chance would make of it.
+    ar = MonteCarlo(Precision.of("float32"), 16, nearest=True)
+    total, step = ar.array(0.0), ar.array(0.1)
+    for _ in range(1000):
+        total = total + step
+    apart = np.abs(total.x[1:] - 100.0)
+    in_float32 = abs(float(np.cumsum(np.full(1000, 0.1), dtype=np.float32)[-1]) - 100.0)
+    assert in_float32 > 5.0 * np.sqrt(np.mean(apart[1:] ** 2))
+    assert apart[0] > 0.5 * in_float32
+
+
+def test_a_decision_that_noise_may_turn_is_turned_in_half_of_the_replicates():
+    ar = MonteCarlo(Precision.of("float32"), 16, seed=3)
+    threshold = ar.array(np.full(3, 3.0))
+    # 1 + 2 has noise; the second is next to 3 within it, the others are far off.
+    x = ar.array(np.array([1.0, 1.0 + 2.0**-22, 1.1])) + ar.array(np.array([1.9, 2.0, 2.0]))
+    taken = ar.at_least(x, threshold).x
+    assert np.array_equal(taken[0], [0.0, 1.0, 1.0])
+    assert np.array_equal(taken[9:, 1], np.zeros(8))
+    assert (taken[:, 0] == 0.0).all()
+    assert (taken[:, 2] == 1.0).all()
+    assert np.array_equal(ar.below(x, threshold).x, 1.0 - taken)
+    # Exact numbers decide exactly, ties included.
+    assert np.array_equal(ar.at_least(threshold, threshold).x, np.ones((1, 3)))
