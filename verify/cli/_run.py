@@ -104,6 +104,9 @@ def run(
             )
         _execute(writer, cases, loaded, jobs, store)
     manifest, records = read_run(directory)
+    from verify._export import write_tables
+
+    write_tables(directory, manifest, records)
     if as_json:
         print(json.dumps({"directory": str(directory), **manifest, "results": records}, indent=2))
     else:
