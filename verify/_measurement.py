@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 
 from verify._errors import SuiteError
@@ -144,6 +143,8 @@ def _place(name: str, worst: tuple[np.intp, ...], reference: Reference) -> tuple
 
 
 def _saturate(actual: np.ndarray, wanted: np.ndarray, bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    import ml_dtypes
+
     # Where the right value is beyond the largest number of the dtype, or rounding may carry it there, inf is right.
     largest = float(ml_dtypes.finfo(dtype).max)
     same_side = np.isfinite(wanted) & (np.sign(actual) == np.sign(wanted))

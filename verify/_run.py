@@ -162,8 +162,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def _conditions(manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     environment = {**manifest["environment"], **{key: manifest.get(key) for key in ("subject", "definition")}}
-    # A run directory inside the repository makes it dirty.
-    environment.pop("dirty", None)
+    # A run directory inside the repository makes it dirty; the same versions may be anywhere.
+    for irrelevant in ("dirty", "interpreter"):
+        environment.pop(irrelevant, None)
     return environment, environment.pop("packages", {})
 
 
