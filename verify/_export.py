@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,21 @@ VERSION = 1
 _VERSION_KEY = b"mlstm_verify_tables"
 # Named as Parquet names it, so that a table is read back with the schema it had.
 _INDEX = pa.list_(pa.field("element", pa.int64()))
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), tuple[int, ...]: _INDEX}
-_CONVERT = {pa.string(): str, pa.int64(): int, pa.float64(): float, _INDEX: list}
+_COUNTS = pa.map_(pa.string(), pa.int64())
+_TYPES = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    tuple[int, ...]: _INDEX,
+    dict[str, int]: _COUNTS,
+}
+_CONVERT: dict[pa.DataType, Callable[[Any], Any]] = {
+    pa.string(): str,
+    pa.int64(): int,
+    pa.float64(): float,
+    _INDEX: list,
+    _COUNTS: lambda counts: sorted(counts.items()),
+}
 _CURVE = ("position", "error", "noise", "bound")
 
 _SIZES = ("batch", "heads", "length", "dhqk", "dhhv", "chunk_size")
@@ -45,7 +58,8 @@ _RESULTS = {
     "m_0": pa.float64(),
     "cotangents": pa.string(),
     "seed": pa.int64(),
-    **dict.fromkeys(("outcome", "reason"), pa.string()),
+    **dict.fromkeys(("outcome", "reason", "precision", "worst_output", "worst_check"), pa.string()),
+    "worst_excess": pa.float64(),
     "seconds": pa.float64(),
     **dict.fromkeys(_OF_RUN, pa.string()),
 }
@@ -63,8 +77,7 @@ TABLES: dict[str, pa.Schema] = {
         "measurements": {"case": pa.string(), **_measured()},
         "curves": {
             **dict.fromkeys(("case", "output"), pa.string()),
-            "position": pa.int64(),
-            **dict.fromkeys(_CURVE[1:], pa.float64()),
+            **dict.fromkeys(_CURVE, pa.float64()),
         },
     }.items()
 }
@@ -116,7 +129,8 @@ def make_tables(directory: Path, manifest: dict[str, Any], records: list[dict[st
 
 
 def _rows(manifest: dict[str, Any], record: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "results.parquet", _of_case(record["case"]) | record | _of_run(manifest)
+    worst = {f"worst_{name}": value for name, value in (record.get("worst") or {}).items()}
+    yield "results.parquet", _of_case(record["case"]) | record | worst | _of_run(manifest)
     for measurement in record["measurements"]:
         of = {"case": record["case"], "output": measurement["output"]}
         yield "measurements.parquet", of | measurement

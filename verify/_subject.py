@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from verify._case import Case
+from verify._compile_errors import is_compile_error
 from verify._errors import UsageError
 from verify._problem import GRADIENT_OF, NUMPY_DTYPES, Problem, make_problem
 from verify._verdict import Outcome, Verdict
@@ -187,7 +188,9 @@ def _outcome(error: BaseException) -> Outcome:
         return Outcome.CHANGED_INPUTS
     # XLA has no class of its own for it.
     lacks_memory = isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
-    return Outcome.OUT_OF_MEMORY if lacks_memory else Outcome.CRASH
+    if lacks_memory:
+        return Outcome.OUT_OF_MEMORY
+    return Outcome.COMPILE_ERROR if is_compile_error(error) else Outcome.CRASH
 
 
 @contextlib.contextmanager
@@ -232,10 +235,28 @@ def _by_name(returned: Any, wanted: list[str]) -> dict[str, np.ndarray]:
     parts = list(returned) if wanted and isinstance(returned, tuple | list) else [returned]
     if len(parts) != 1 + len(wanted):
         raise TypeError(f"returned {len(parts)} parts; expected h and one part for each of {', '.join(wanted)}.")
-    outputs = {"h": np.asarray(parts[0])}
+    named = {"h": parts[0]}
     for option, part in zip(wanted, parts[1:], strict=True):
-        outputs.update((name, np.asarray(array)) for name, array in zip(_RETURNS[option], part, strict=True))
-    return outputs
+        names = _RETURNS[option]
+        if not isinstance(part, tuple | list) or len(part) != len(names):
+            raise TypeError(f"returned {_described(part)} for {option}; expected a tuple of {', '.join(names)}.")
+        named.update(zip(names, part, strict=True))
+    return {name: _array(name, part) for name, part in named.items()}
+
+
+def _array(name: str, returned: Any) -> np.ndarray:
+    array = np.asarray(returned)
+    # Neither objects, such as None, nor text.
+    if array.dtype.hasobject or array.dtype.kind in "SUMm":
+        raise TypeError(f"returned {_described(returned)} as {name}; expected an array of numbers.")
+    return array
+
+
+def _described(returned: Any) -> str:
+    if returned is None:
+        return "None"
+    size = f" of {len(returned)}" if isinstance(returned, tuple | list) else ""
+    return f"a {type(returned).__name__}{size}"
 
 
 def load_subject(name: str) -> Subject:

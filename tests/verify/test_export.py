@@ -25,11 +25,11 @@ CASES = [
     Case(regime="forget@-10", initial="warm@-50", cotangents="all", dtype="bfloat16", stabilize_correctly=False),
     Case(length=2, norm_val=2.0),
 ]
-CURVE = {"position": [0, 2], "error": [1e-9, "inf"], "noise": ["nan", 0.25], "bound": [0.5, 2.0]}
+CURVE = {"position": [1.0, 2.5], "error": [1e-9, "inf"], "noise": ["nan", 0.25], "bound": [0.5, 2.0]}
 
 
 def measurement(output="h", **others):
-    values = {"str": "", "int": 0, "float": 0.0, "tuple[int, ...]": (0, 1)}
+    values = {"str": "", "int": 0, "float": 0.0, "tuple[int, ...]": (0, 1), "dict[str, int]": {"nan": 2}}
     made = {field.name: values.get(field.type) for field in fields(Measurement)}
     return Measurement(**{**made, "output": output, **others})
 
@@ -44,6 +44,7 @@ RECORDS = [
     record(CASES[2], measurement(nonfinite=3, got=-math.inf)),
 ]
 RECORDS[0]["measurements"][0]["curve"] = CURVE
+RECORDS[0]["worst"] = {"output": "h", "check": "ratio", "excess": "inf"}
 
 
 def manifest(cases=CASES, **others):
@@ -71,6 +72,8 @@ def test_a_case_is_a_row_of_its_fields(run):
     assert (first["regime"], first["parameter"], first["initial"], first["m_0"]) == ("ordinary", None, "none", None)
     assert (second["regime"], second["parameter"], second["initial"], second["m_0"]) == ("forget", -10.0, "warm", -50.0)
     assert (second["outcome"], second["reason"], second["seconds"]) == ("timeout", "as told", 0.5)
+    assert [first[f"worst_{name}"] for name in ("output", "check", "excess")] == ["h", "ratio", math.inf]
+    assert second["worst_output"] is None
     assert (second["dtype"], second["mode"], second["cotangents"]) == ("bfloat16", "constant", "all")
     assert (second["subject"], second["shard"], second["device"]) == ("s:f", None, "a GPU")
 
@@ -99,9 +102,9 @@ def test_a_curve_has_a_row_for_each_position(run):
     export(run)
     first, second = rows(run, "curves")
     of = {"case": CASES[0].id, "output": "h"}
-    assert {**first, "noise": None} == {**of, "position": 0, "error": 1e-9, "noise": None, "bound": 0.5}
+    assert {**first, "noise": None} == {**of, "position": 1.0, "error": 1e-9, "noise": None, "bound": 0.5}
     assert math.isnan(first["noise"])
-    assert second == {**of, "position": 2, "error": math.inf, "noise": 0.25, "bound": 2.0}
+    assert second == {**of, "position": 2.5, "error": math.inf, "noise": 0.25, "bound": 2.0}
 
 
 def test_a_run_without_a_result_has_empty_tables():

@@ -92,6 +92,14 @@ def test_options_may_not_contradict_the_run(whole, arguments, told):
     assert told in " ".join(err.split())
 
 
+def test_a_plan_that_does_not_parse_is_named(whole, tmp_path):
+    text = (whole / MANIFEST).read_text()
+    (tmp_path / MANIFEST).write_text(text.replace("ordinary", "odd"))
+    code, _, err = finish("run", "--resume", tmp_path)
+    assert code == 2
+    assert f"{tmp_path / MANIFEST} plans what is no case: regime 'odd' is unknown" in " ".join(err.split())
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

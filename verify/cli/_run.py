@@ -22,7 +22,7 @@ from verify._case import Case
 from verify._environment import describe_environment
 from verify._errors import UsageError
 from verify._isolation import IsolatedSubject, Limits
-from verify._run import RunWriter, check_directory, read_manifest, read_run
+from verify._run import MANIFEST, RunWriter, check_directory, read_manifest, read_run
 from verify._runner import run_cases
 from verify._self_test import self_test
 from verify._subject import DEFAULT_SUBJECT, Subject, load_subject
@@ -155,7 +155,10 @@ def _of_the_run(
         raise UsageError(f"--resume {directory} is a run of {manifest['subject']}; --subject is {subject}.")
     recorded = manifest["environment"].get("interpreter")
     python = Path(recorded) if python is None and recorded else python
-    return [Case.parse(name) for name in manifest["planned"]], manifest["subject"], python
+    try:
+        return [Case.parse(name) for name in manifest["planned"]], manifest["subject"], python
+    except UsageError as error:
+        raise UsageError(f"{directory / MANIFEST} plans what is no case: {error}") from error
 
 
 def _execute(
