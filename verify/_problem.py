@@ -13,7 +13,7 @@ import numpy as np
 from oracles import Contract, Cotangents, Inputs
 from verify._case import Case
 from verify._initial_states import generate_initial
-from verify._regimes import choose_queries, generate_gates
+from verify._regimes import choose_tokens, generate_gates
 
 _COTANGENT_OF = {
     "none": (),
@@ -73,7 +73,7 @@ def make_problem(case: Case) -> Problem:
     """Draw the arrays.
 
     Dtype, chunk size and constants do not change what is drawn, only how it is rounded; but a regime
-    that chooses its queries sees them all. The cotangents are drawn apart from the rest.
+    that chooses its tokens sees them all. The cotangents are drawn apart from the rest.
     """
     drawn = f"{case.regime}:{case.batch}:{case.heads}:{case.length}:{case.dhqk}:{case.dhhv}:{case.initial}"
     seeds = [case.seed, zlib.crc32(drawn.encode())]
@@ -90,8 +90,10 @@ def make_problem(case: Case) -> Problem:
         arrays.update(zip(("c_initial", "n_initial", "m_initial"), state, strict=True))
     contract = Contract(case.eps, case.norm_val, case.stabilize_correctly)
     problem = Problem(arrays, contract, _draw_cotangents(case, np.random.default_rng([*seeds, 1])))
-    chosen = choose_queries(case.regime, problem.inputs, contract)
-    return problem if chosen is None else replace(problem, arrays={**arrays, "q": chosen.astype(storage)})
+    chosen = choose_tokens(case.regime, problem.inputs, contract)
+    if chosen is None:
+        return problem
+    return replace(problem, arrays=arrays | {name: getattr(chosen, name).astype(storage) for name in ("q", "k", "v")})
 
 
 def _draw_cotangents(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]:

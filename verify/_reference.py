@@ -50,6 +50,9 @@ BY_TOKENS_UP_TO = 8192
 # Token by token m is rounded each time, which may be noisier than chunks are. It is computed for as many numbers of
 # states, over all tokens; for more it takes too long.
 NOISE_BY_TOKENS_UP_TO = 2**22
+# A kernel that works in base 2 multiplies m by log 2 where it returns it, and phi and i by log2 e before: it is off by
+# two roundings each, of the constant and of the product.
+_CONVERSIONS = 4
 # The outputs with an axis of tokens, and where it is; those with channels as their last axis.
 TOKENS = {"h": -2, "n": -1, "m": -1, "dq": -2, "dk": -2, "dv": -2, "di": -1, "df": -1}
 CHANNELS = ("h", "C_last", "n_last", "dq", "dk", "dv", "dC_0", "dn_0")
@@ -91,21 +94,34 @@ class Reference:
 
 
 def compute_reference(
-    case: Case, normalizer_grad: NormalizerGrad = "exact", *, replicates: int = REPLICATES
+    case: Case,
+    normalizer_grad: NormalizerGrad = "exact",
+    *,
+    precision: str | None = None,
+    replicates: int = REPLICATES,
 ) -> Reference:
-    """The reference of a case, on the case's own inputs and cotangents; without noise if replicates is 0."""
+    """The reference of a case, on the case's own inputs and cotangents.
+
+    Args:
+        case: what it is of.
+        normalizer_grad: detached holds the normalizer constant.
+        precision: of the bounds and the noise; None: the case's dtype.
+        replicates: of the noise; 0 leaves it out.
+    """
+    units = Precision.of(precision or case.dtype)
     problem, rows = make_problem(case), probe_rows(case)
     kept = None if len(rows) == case.length else rows
     evaluate = _Evaluation(case, problem, normalizer_grad, kept)
     exact = evaluate.by_chunks(RunningError(Precision.of("float64"), depth=case.chunk_size))
     bounding = evaluate.by_tokens if case.length <= BY_TOKENS_UP_TO else evaluate.by_chunks
-    rounded = bounding(RunningError(Precision.of(case.dtype), depth=case.chunk_size))
+    rounded = bounding(RunningError(units, depth=case.chunk_size))
     values = {name: np.asarray(number.x) for name, number in exact.items()}
     errors = {name: np.broadcast_to(number.e, values[name].shape) for name, number in exact.items()}
     if _are_too_large(errors, rounded) and case.batch * case.heads * case.length <= PROVED_UP_TO:
         values, errors = evaluate.by_proof() or (values, errors)
     bounds = {name: number.e + errors[name] for name, number in rounded.items()}
-    noise = _noise(evaluate, values, case, replicates) if replicates else {}
+    noise = _noise(evaluate, values, case, units, replicates) if replicates else {}
+    _allow_conversion_of_m(values, bounds, noise)
     unknown, without_gradient = {}, _without_gradient(case, rows, values["h"], bounds["h"])
     for name, number in rounded.items():
         if name in GRADIENT_OF.values():
@@ -180,9 +196,11 @@ def _rounded_up(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         }
 
 
-def _noise(evaluate: _Evaluation, values: dict[str, np.ndarray], case: Case, replicates: int) -> dict[str, np.ndarray]:
+def _noise(
+    evaluate: _Evaluation, values: dict[str, np.ndarray], case: Case, units: Precision, replicates: int
+) -> dict[str, np.ndarray]:
     """The noise floor of every row: over the replicates, over the channels if it has any, of the noisier order."""
-    arithmetic = MonteCarlo(Precision.of(case.dtype), replicates, zlib.crc32(case.id.encode()))
+    arithmetic = MonteCarlo(units, replicates, zlib.crc32(case.id.encode()))
     orders = [evaluate.by_chunks]
     if case.batch * case.heads * case.length * case.dhqk * case.dhhv <= NOISE_BY_TOKENS_UP_TO:
         orders.append(evaluate.by_tokens)
@@ -195,6 +213,24 @@ def _noise(evaluate: _Evaluation, values: dict[str, np.ndarray], case: Case, rep
             floor = np.where(floor > 0.0, np.hypot(floor, FLOAT32_TINY), floor)
             floors[name] = np.maximum(floor, floors.get(name, 0.0))
     return floors
+
+
+def _allow_conversion_of_m(
+    values: dict[str, np.ndarray], bounds: dict[str, np.ndarray], noise: dict[str, np.ndarray]
+) -> None:
+    """Add the roundings of a change of base to m, and to the last state, which is relative to that m."""
+    unit = Precision.of("float32").gates
+    relative = {name: unit * np.where(np.isfinite(m), np.abs(m), 0.0) for name, m in values.items() if name[0] == "m"}
+    for name, off in relative.items():
+        bounds[name] = bounds[name] + _CONVERSIONS * off
+        if noise:
+            noise[name] = np.hypot(noise[name], off)
+    for name in ("C_last", "n_last"):
+        axes = (None,) * (values[name].ndim - relative["m_last"].ndim)
+        off = relative["m_last"][..., *axes]
+        bounds[name] = bounds[name] + _CONVERSIONS * off * np.abs(values[name])
+        if noise:
+            noise[name] = np.hypot(noise[name], off[..., 0] * _root_mean_square(values[name]))
 
 
 def _root_mean_square(x: np.ndarray) -> np.ndarray:

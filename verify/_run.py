@@ -2,7 +2,9 @@
 
     manifest.json   schema version, command line, environment, subject, planned case ids
     results.jsonl   one JSON object a case, appended and flushed as cases finish
-    *.parquet       tables made from these two at the end (``verify._export``)
+    started.txt     instead of planned case ids, of a run whose cases are drawn as it goes: the id of every case that
+                    was started, one a line
+    *.parquet       tables made from these at the end (``verify._export``)
 
 An interrupted run keeps every finished case, and can be gone on with. Floats are written with all
 their digits; infinities and NaN as the strings "inf", "-inf", "nan".
@@ -27,7 +29,7 @@ from verify._runner import Result
 from verify._verdict import Outcome
 
 SCHEMA = 1
-MANIFEST, RESULTS = "manifest.json", "results.jsonl"
+MANIFEST, RESULTS, STARTED = "manifest.json", "results.jsonl", "started.txt"
 
 
 def check_directory(directory: Path) -> None:
@@ -45,7 +47,7 @@ class RunWriter:
         directory: where; made if it is not there.
         command: the command line.
         subject: its name.
-        cases: what is planned.
+        cases: what is planned; None if they are drawn as it goes: what is started is planned.
         shard: ``I/N`` if the cases are one of N parts of a run.
         environment: what the subject runs on; this process, unless given.
 
@@ -59,7 +61,7 @@ class RunWriter:
         *,
         command: Sequence[str],
         subject: str,
-        cases: Sequence[Case],
+        cases: Sequence[Case] | None,
         shard: str | None = None,
         environment: dict[str, Any] | None = None,
     ) -> None:
@@ -74,7 +76,7 @@ class RunWriter:
             "shard": shard,
             "definition": definition_digest(),
             "environment": environment or describe_environment(),
-            "planned": [case.id for case in cases],
+            "planned": None if cases is None else [case.id for case in cases],
         }
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -82,6 +84,9 @@ class RunWriter:
                 table.unlink()
             (directory / MANIFEST).write_text(json.dumps(self.manifest, indent=2) + "\n")
             self._lines = (directory / RESULTS).open("w")
+            (directory / STARTED).unlink(missing_ok=True)
+            if cases is None:
+                (directory / STARTED).touch()
         except OSError as error:
             raise UsageError(f"--out {directory} cannot be written: {error}.") from error
 
@@ -122,6 +127,12 @@ class RunWriter:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._lines.close()
 
+    def start(self, case: Case) -> None:
+        """Note that a case is about to start, where that is what plans it."""
+        if self.manifest["planned"] is None:
+            with (self.directory / STARTED).open("a") as started:
+                started.write(case.id + "\n")
+
     def append(self, result: Result) -> None:
         """Write one finished case and flush it."""
         self._lines.write(json.dumps(result_record(result), allow_nan=False) + "\n")
@@ -135,6 +146,8 @@ def result_record(result: Result) -> dict[str, Any]:
         "case": result.case.id,
         "outcome": result.verdict.outcome.value,
         "reason": result.verdict.reason,
+        "precision": result.verdict.precision,
+        "worst": dataclasses.asdict(result.verdict.worst) if result.verdict.worst else None,
         "seconds": round(result.seconds, 3),
         "measurements": [dataclasses.asdict(measurement) for measurement in result.verdict.measurements],
     }
@@ -169,13 +182,15 @@ def _conditions(manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a run; as ``read_run`` raises."""
+    """The manifest of a run, with what was started as planned if nothing else was; as ``read_run`` raises."""
     manifest = _parse(directory / MANIFEST, _read(directory / MANIFEST))
     if manifest.get("schema") != SCHEMA:
         raise UsageError(f"{directory / MANIFEST} has schema {manifest.get('schema')!r}; this version reads {SCHEMA}.")
     missing = [key for key in ("planned", "subject", "environment") if key not in manifest]
     if missing:
         raise UsageError(f"{directory / MANIFEST} is no manifest: it has no {', '.join(missing)}.")
+    if manifest["planned"] is None:
+        manifest["planned"] = _read(directory / STARTED).splitlines()
     return manifest
 
 

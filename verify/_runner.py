@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from verify._cache import Found, ReferenceCache
 from verify._case import Case
 from verify._errors import SuiteError, UsageError
+from verify._explanation import explain
 from verify._isolation import IsolatedSubject
 from verify._reference import Reference, compute_reference
 from verify._subject import Subject
-from verify._verdict import Outcome, Verdict, explain_as_detached, judge, wrong_gradients
+from verify._verdict import Outcome, Verdict, judge
 
 # References that may wait for the subject: they can be large.
 _AHEAD = 4
@@ -62,11 +64,10 @@ def run_case(case: Case, subject: Subject | IsolatedSubject, reference: Referenc
 
 
 def _judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference | None) -> Verdict:
-    verdict = judge(case, outputs, reference or or_fail(case, lambda: compute_reference(case)))
-    if verdict.outcome is Outcome.INACCURATE and wrong_gradients(verdict.measurements):
-        detached = or_fail(case, lambda: compute_reference(case, "detached", replicates=0))
-        verdict = explain_as_detached(verdict, outputs, detached)
-    return verdict
+    def compute(case: Case, **options: Any) -> Reference:
+        return or_fail(case, lambda: compute_reference(case, **options))
+
+    return explain(case, judge(case, outputs, reference or compute(case)), outputs, compute)
 
 
 def or_fail(case: Case, compute: Callable[[], Computed]) -> Computed:
@@ -85,7 +86,7 @@ def or_fail(case: Case, compute: Callable[[], Computed]) -> Computed:
 
 
 def run_cases(
-    cases: Sequence[Case],
+    cases: Iterable[Case],
     subject: Subject | IsolatedSubject,
     jobs: int,
     cache: ReferenceCache,
@@ -94,7 +95,7 @@ def run_cases(
     """Run the cases in order: each is yielded before it starts, with None, and again with its result.
 
     Args:
-        cases: what to run.
+        cases: what to run; an iterator may end when it sees fit.
         subject: what to run it on.
         jobs: worker processes for references; 0 computes them in this process.
         cache: where references are looked up, and kept.
@@ -107,8 +108,9 @@ def run_cases(
         return
     with worker_pool(jobs) as pool:
         pending: list[Future[Fetched] | None] = []
-        todo = iter(cases)
-        for case in cases:
+        # What is asked of an iterator for the sake of its reference is run too.
+        todo, ordered = itertools.tee(cases)
+        for case in ordered:
             while len(pending) < jobs + _AHEAD and (ahead := next(todo, None)) is not None:
                 pending.append(None if subject.lacks(ahead) else pool.submit(cache.fetch, ahead))
             yield case, None

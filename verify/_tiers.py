@@ -1,17 +1,23 @@
 """Which cases a tier has, and why.
 
-A tier is a list made by rules, not a Cartesian product: every regime in both modes, then one
-dimension varied at a time around a base case. Nearly every case has all gradients. What a tier
-leaves out is written beside it.
+A tier is made by rules, not a Cartesian product: every regime in both modes at one shape, then a covering array, in
+which every two levels of different factors meet (three in the full tier), then what an array cannot express, each
+with its reason. A soak draws cases until it is told to stop. What a tier leaves out is written beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from verify._case import DTYPES, Case
-from verify._regimes import regime_tokens
+import numpy as np
+
+from verify._case import COTANGENTS, DTYPES, Case
+from verify._covering import Factors, covering_array
+from verify._regimes import REGIMES, regime_tokens
 
 
 @dataclass(frozen=True)
@@ -21,72 +27,225 @@ class Tier:
     Attributes:
         name: as on the command line.
         covers, leaves_out: one sentence each.
-        make: the cases, in order, duplicates allowed.
+        make: seed -> the cases, in order, duplicates allowed.
+        endless: whether the cases have no end.
     """
 
     name: str
     covers: str
     leaves_out: str
-    make: Callable[[], Iterator[Case]]
+    make: Callable[[int], Iterator[Case]]
+    endless: bool = False
 
-    def cases(self) -> list[Case]:
-        """The cases, each once."""
-        return list(dict.fromkeys(self.make()))
+    def draw(self, seed: int = 0) -> Iterator[Case]:
+        """The cases with that seed, each once. The cases of an endless tier have seeds of their own."""
+        return each_once(self.make(seed))
+
+    def cases(self, seed: int = 0) -> list[Case]:
+        """All cases of a tier that has an end."""
+        return list(self.draw(seed))
+
+
+def each_once(cases: Iterable[Case]) -> Iterator[Case]:
+    """The cases without those that came before; there may be no end of them."""
+    seen = set()
+    for case in cases:
+        if case not in seen:
+            seen.add(case)
+            yield case
+
+
+# A length is (a, b): a chunks and b tokens.
+_ONE, _BEFORE, _CHUNK, _AFTER = (0, 1), (1, -1), (1, 0), (1, 1)
+# The definition has 0 / 0 without both, where q.n is 0; see _without_normalizer.
+EXCLUDED = {"norm_val": 0.0, "eps": 0.0}
+# Where a row is free, it has the first level of a factor.
+_ANYWHERE: Factors = {
+    "stabilize_correctly": (True, False),
+    "norm_val": (1.0, 10.0, 0.1, 0.0),
+    "eps": (1e-6, 1e-2, 0.0),
+}
+_STATES = ("warm@2", "none", "warm@-50", "warm@50", "warm@-1000", "empty@1000")
+_COTANGENTS = ("all", "h", "last", "none")
+
+SMOKE: Factors = {
+    **_ANYWHERE,
+    "regime": ("ordinary", "input_gates", "soft_capped", "reset", "dead_input", "kink"),
+    "tokens": (_AFTER, _BEFORE, _CHUNK, _ONE, (0, 37)),
+    "chunk_size": (16, 32, 64),
+    "dims": ((32, 32), (16, 48), (80, 16)),
+    "heads": ((1, 1), (1, 2), (2, 1)),
+    "initial": _STATES,
+    "dtype": DTYPES,
+    "cotangents": _COTANGENTS,
+}
+# A kernel is compiled anew for dims, chunk size and dtype: nine of these, in which any two of them meet.
+_DIMS, _CHUNKS = ((64, 64), (48, 80), (128, 32)), (16, 64, 128)
+_COMPILED = tuple((_DIMS[a], _CHUNKS[b], DTYPES[(a + b) % 3]) for a in range(3) for b in range(3))
+STANDARD: Factors = {
+    **_ANYWHERE,
+    "regime": tuple(REGIMES),
+    "tokens": (_AFTER, _BEFORE, _CHUNK, _ONE, (0, 131), (0, 521)),
+    "compiled": _COMPILED,
+    "heads": ((1, 1), (2, 3), (1, 4)),
+    "initial": _STATES,
+    "cotangents": _COTANGENTS,
+}
+FULL: Factors = {
+    **_ANYWHERE,
+    "norm_val": (1.0, 10.0, 0.0),
+    "regime": tuple(REGIMES),
+    "tokens": (_AFTER, _BEFORE, _CHUNK, _ONE, (0, 523)),
+    "chunk_size": (16, 64, 256),
+    "dims": _DIMS,
+    "heads": ((1, 1), (2, 3), (1, 5)),
+    "initial": ("warm@2", "none", "far"),
+    "dtype": DTYPES,
+    "cotangents": ("all", "h", "none"),
+}
+_FAR = ("warm@-50", "warm@50", "warm@-1000", "warm@1000", "empty@-1000", "empty@1000")
+
+
+def covering_cases(factors: Factors, strength: int) -> list[Case]:
+    """The cases of a covering array. The parameters of a regime take turns over its rows, as do the far states."""
+    parameters = {name: itertools.cycle(_tokens_of(name)) for name in REGIMES}
+    far = itertools.cycle(_FAR)
+    cases = []
+    for row in covering_array(factors, strength, EXCLUDED):
+        initial = next(far) if row["initial"] == "far" else row["initial"]
+        cases.append(_case({**row, "regime": next(parameters[row["regime"]]), "initial": initial}))
+    return cases
+
+
+def _case(row: Mapping[str, Any]) -> Case:
+    fields = dict(row)
+    if "compiled" in fields:
+        fields["dims"], fields["chunk_size"], fields["dtype"] = fields.pop("compiled")
+    chunks, tokens = fields.pop("tokens")
+    (dhqk, dhhv), (batch, heads) = fields.pop("dims"), fields.pop("heads")
+    length = chunks * fields["chunk_size"] + tokens
+    return Case(**fields, length=length, dhqk=dhqk, dhhv=dhhv, batch=batch, heads=heads)
+
+
+def _tokens_of(name: str) -> list[str]:
+    return [token for token in regime_tokens() if token.partition("@")[0] == name]
+
+
+# The search takes seconds.
+_smoke_array = functools.cache(lambda: covering_cases(SMOKE, 2))
+_standard_array = functools.cache(lambda: covering_cases(STANDARD, 2))
+_full_array = functools.cache(lambda: covering_cases(FULL, 3))
+
+
+def _every_regime(base: Case) -> Iterator[Case]:
+    for regime in regime_tokens():
+        for correct in (True, False):
+            yield replace(base, regime=regime, stabilize_correctly=correct)
+
+
+def _without_normalizer(base: Case) -> Iterator[Case]:
+    """Without norm_val and eps, which no array has together: only the stabilizer's freedom keeps these from 0 / 0."""
+    yield replace(base, initial="empty@1000", norm_val=0.0, eps=0.0, cotangents="none")
+    yield replace(base, regime="input_gates@-100", norm_val=0.0, eps=0.0)
+
+
+def _beyond_float32(base: Case) -> Iterator[Case]:
+    """A state and gates beyond float32 on the same side, which arrays leave to chance."""
+    yield replace(base, regime="input_gates@-100", initial="warm@-100")
+    # The state is still empty while exp(-m) is already beyond float32.
+    yield replace(base, regime="dead_input", initial="empty@-1000")
 
 
 def _smoke() -> Iterator[Case]:
     base = Case(length=70, dhqk=32, dhhv=32, chunk_size=32, cotangents="all")
-    for regime in regime_tokens():
-        for correct in (True, False):
-            yield replace(base, regime=regime, stabilize_correctly=correct)
-    yield from _variations(base, lengths=(1, 31, 32, 33, 128), chunk_sizes=(16, 64, 128))
-    yield replace(base, dhqk=48, dhhv=80)
-    yield replace(base, dhqk=96, dhhv=16)
-    # The state is still empty while exp(-m) is already beyond float32.
-    yield replace(base, regime="dead_input", initial="empty@-1000")
-    yield Case(heads=2, length=512, cotangents="all")
+    yield from _every_regime(base)
+    yield from _smoke_array()
+    yield from _without_normalizer(base)
+    yield from _beyond_float32(base)
+    # Six heads, in which batch and heads can be told apart, and dims of several tiles: dear in the interpreter.
+    yield replace(base, batch=2, heads=3, length=17, dhqk=16, dhhv=16, chunk_size=16, initial="warm@2")
+    yield replace(base, dhqk=48, dhhv=80, length=33)
+    # Longer: what grows along t.
+    yield replace(base, length=512, dhqk=16, dhhv=16, chunk_size=128)
 
 
 def _standard() -> Iterator[Case]:
-    base = Case(heads=2, length=512, cotangents="all")
+    base = Case(length=257, cotangents="all")
     for dtype in DTYPES:
-        for regime in regime_tokens():
-            for correct in (True, False):
-                yield replace(base, regime=regime, dtype=dtype, stabilize_correctly=correct)
-        yield from _variations(
-            replace(base, dtype=dtype), lengths=(1, 63, 64, 65, 509, 2048), chunk_sizes=(16, 32, 128, 256)
-        )
-        for dhqk, dhhv in ((16, 16), (48, 80), (80, 48), (96, 96), (128, 256), (256, 512), (512, 512)):
-            yield replace(base, dtype=dtype, heads=1, length=200, dhqk=dhqk, dhhv=dhhv)
+        yield from _every_regime(replace(base, dtype=dtype))
+        yield from _without_normalizer(replace(base, dtype=dtype))
+        yield from _beyond_float32(replace(base, dtype=dtype))
         for regime in ("ordinary", "forget@10", "soft_capped@15"):
-            yield replace(base, regime=regime, dtype=dtype, heads=1, length=8192)
-    yield from _smoke()
+            yield replace(base, regime=regime, dtype=dtype, length=2048)
+    yield from _standard_array()
+    yield replace(base, length=8192, regime="forget@10")
+    # The largest dims, which take long to compile.
+    yield replace(base, length=200, dhqk=128, dhhv=256)
+    yield replace(base, length=200, dhqk=512, dhhv=512, dtype="bfloat16")
 
 
-def _variations(base: Case, *, lengths: tuple[int, ...], chunk_sizes: tuple[int, ...]) -> Iterator[Case]:
-    for length in lengths:
-        yield replace(base, length=length)
-        yield replace(base, length=length, initial="warm@2")
-    for chunk_size in chunk_sizes:
-        yield replace(base, chunk_size=chunk_size)
-    yield replace(base, batch=2, heads=3)
-    for initial in ("warm@-50", "warm@50", "empty@1000"):
-        for correct in (True, False):
-            yield replace(base, initial=initial, stabilize_correctly=correct)
-    for norm_val, eps in ((10.0, 1e-6), (0.1, 1e-2), (1.0, 0.0), (0.0, 1e-6)):
-        yield replace(base, norm_val=norm_val, eps=eps, regime="input_gates@-20")
-        yield replace(base, norm_val=norm_val, eps=eps, stabilize_correctly=False)
-    for cotangents in ("none", "h", "last"):
-        for initial in ("none", "warm@2"):
-            yield replace(base, cotangents=cotangents, initial=initial)
-    # exp(-m) is beyond float32 for every token.
-    yield replace(base, regime="input_gates@-100", initial="warm@-100")
-    # Without norm_val and eps only the stabilizer's freedom keeps these from underflow.
-    yield replace(base, initial="empty@1000", norm_val=0.0, eps=0.0, cotangents="none")
-    yield replace(base, regime="input_gates@-100", norm_val=0.0, eps=0.0)
+def _full() -> Iterator[Case]:
+    base = Case(length=2048, cotangents="all")
+    for dtype in ("float32", "bfloat16"):
+        yield from _every_regime(replace(base, dtype=dtype))
+    yield from _full_array()
     for dtype in DTYPES:
-        yield replace(base, dtype=dtype)
-        yield replace(base, dtype=dtype, initial="warm@2", length=base.chunk_size + 1)
+        yield from _without_normalizer(replace(base, dtype=dtype))
+        yield from _beyond_float32(replace(base, dtype=dtype))
+        for dhqk, dhhv in ((16, 16), (96, 96), (128, 256), (256, 512), (512, 512)):
+            yield replace(base, dtype=dtype, length=200, dhqk=dhqk, dhhv=dhhv)
+    yield from _long()
+
+
+def _long() -> Iterator[Case]:
+    """Lengths to a million, the longer the smaller the rest; more chunks, and more heads, than 16 bits count."""
+    for length in (512, 8192, 65_536):
+        for regime in ("ordinary", "forget@10", "soft_capped@15"):
+            yield Case(regime=regime, length=length, dhqk=32, dhhv=32, cotangents="all")
+        yield Case(regime="needle@12", length=length, dhqk=32, dhhv=32, dtype="bfloat16", cotangents="all")
+    yield Case(length=131_072, cotangents="all")
+    yield Case(regime="forget@20", length=262_144, dhqk=16, dhhv=16)
+    yield Case(regime="forget@20", length=1_048_576, dhqk=16, dhhv=16, chunk_size=256)
+    yield Case(length=65_537 * 16, dhqk=16, dhhv=16, chunk_size=16)
+    yield Case(batch=16, heads=4097, length=3, dhqk=16, dhhv=16, chunk_size=16, initial="warm@2")
+
+
+def _soak(seed: int) -> Iterator[Case]:
+    rng = np.random.default_rng(seed)
+    while True:
+        yield _random_case(rng)
+
+
+def _random_case(rng: np.random.Generator) -> Case:
+    def one_of(*choices: Any) -> Any:
+        return choices[rng.integers(len(choices))]
+
+    name, at, parameter = one_of(*regime_tokens()).partition("@")
+    norm_val = one_of(1.0, 1.0, 0.0, _rounded(10.0 ** rng.uniform(-3, 3)))
+    return Case(
+        regime=f"{name}@{_rounded(float(parameter) * rng.uniform(0.5, 1.5)):g}" if at else name,
+        batch=one_of(1, 1, 2, 3),
+        heads=one_of(1, 1, 2, 5),
+        length=int(2.0 ** rng.uniform(0, 11)),
+        dhqk=one_of(16, 32, 64, int(rng.integers(16, 129))),
+        dhhv=one_of(16, 32, 64, int(rng.integers(16, 129))),
+        chunk_size=one_of(16, 32, 64, 128, 256),
+        dtype=one_of(*DTYPES),
+        stabilize_correctly=one_of(True, False),
+        norm_val=norm_val,
+        eps=one_of(1e-6, _rounded(10.0 ** rng.uniform(-8, 0)), 0.0 if norm_val else 1e-6),
+        initial=one_of("none", f"warm@{rng.normal(0, 3):.2g}", f"{one_of('warm', 'empty')}@{rng.normal(0, 500):.3g}"),
+        cotangents=one_of("all", "all", *COTANGENTS),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.3g}")
+
+
+def _with_seed(make: Callable[[], Iterator[Case]]) -> Callable[[int], Iterator[Case]]:
+    return lambda seed: (replace(case, seed=seed) for case in make())
 
 
 TIERS: dict[str, Tier] = {
@@ -94,18 +253,38 @@ TIERS: dict[str, Tier] = {
     for tier in (
         Tier(
             "smoke",
-            "every regime in both modes at S=70; lengths around the chunk, chunk sizes, dims, initial states, "
-            "norm_val, eps and dtypes one at a time; all gradients, and a few cases with fewer cotangents or none; "
-            "made for Triton's interpreter on two cores",
-            "S above 512, dims above 96, and the 16-bit dtypes outside of ordinary gates",
-            _smoke,
+            "every regime in both modes at S=70; a covering array of strength 2 over six regimes, lengths around the "
+            "chunk, chunk sizes 16 to 64, dims, heads, modes, norm_val, eps, dtypes, initial states and cotangents; "
+            "one case at S=512; made for Triton's interpreter on two cores",
+            "S above 512, dims above 80, chunks above 128, more than six heads, and most regimes outside of float32 "
+            "and of the shape S=70",
+            _with_seed(_smoke),
         ),
         Tier(
             "standard",
-            "every regime in both modes and all dtypes at S=512, S up to 8192, dims from 16 to 512, all with "
-            "gradients, and all of smoke; made for a GPU",
-            "S above 8192, and combinations of two unusual settings",
-            _standard,
+            "every regime in both modes and all dtypes at S=257, DHQK=DHHV=64; a covering array of strength 2 over all "
+            "regimes, lengths from 1 to 521, dims, chunk sizes, dtypes, heads, modes, norm_val, eps, initial states "
+            "and cotangents; S of 2048 in three regimes and 8192 in one, dims of 128 x 256 and 512 x 512; made for a "
+            "GPU",
+            "S above 8192, more than six heads, and triples of unusual settings",
+            _with_seed(_standard),
+        ),
+        Tier(
+            "full",
+            "every regime in both modes at S=2048, float32 and bfloat16; a covering array of strength 3 over all "
+            "regimes, lengths from 1 to 523, chunk sizes 16 to 256, dims, dtypes, heads, modes, norm_val, eps, initial "
+            "states and cotangents; dims from 16 to 512; S from 512 to 1,048,576, more than 65,535 chunks, and more "
+            "than 65,535 heads; made for a GPU",
+            "gradients above S of 131,072, large dims in long sequences, and most regimes above S of 2048",
+            _with_seed(_full),
+        ),
+        Tier(
+            "soak",
+            "random cases, drawn from --seed until --minutes are over: any regime with its parameter varied by half, "
+            "S below 2048, dims of 16 to 128, and everything else",
+            "S of 2048 and more, and any promise of what it meets",
+            _soak,
+            endless=True,
         ),
     )
 }

@@ -1,32 +1,33 @@
-"""The verdict on a case. PROVISIONAL: to be replaced by a calibrated rule.
+"""The verdict on a case.
 
-The rule: every output and every gradient has the right shape and dtype, is finite where the reference is, and has
-ratio <= 1, that is, no element is further from the reference than the running error bound of the
-case's dtype allows.
+Every output and every gradient must have the right shape and dtype, be finite where the reference is, and pass three
+checks, none of which has a tolerance:
 
-What it can tell: the bound is that of a kernel whose gates, gate sums and states are float32 and which
-never subtracts gate sums. A ratio above 1 is, to first order, more than such a kernel's rounding: a bug,
-arithmetic of lower precision than the dtype claims, or a less stable formula. What it cannot: the bound
-is a worst case. One rounding may use it up, but sums of many stay well below, so a pass leaves room for a
-small systematic error, and on short sequences for a less stable formula. How much room is in the record:
-``normwise_bound`` and ``undecided`` of each measurement. The threshold 1 is the definition of a bound and
-is not tuned.
+    bound      no element is further from the reference than the running error bound of the case's dtype: the threshold
+               is 1, the definition of a bound
+    RMS z      all elements together are no further off than correct implementations are, in units of the noise floor
+    largest z  nor is any one element
+
+The bound is that of a kernel whose gates, gate sums and states are float32 and which never subtracts gate sums. It is a
+worst case: beyond it is, to first order, no rounding, but a small systematic error may stay below. The noise floor sees
+those; its thresholds come from a calibration over correct implementations (``verify._calibration``), with a stated rate
+of false alarms. What cannot be decided at all is told by ``undecided`` of each measurement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 
+from verify._calibration import STATISTICS, thresholds
 from verify._case import Case
 from verify._measurement import Measurement, measure
-from verify._problem import GRADIENT_OF, NUMPY_DTYPES
+from verify._problem import NUMPY_DTYPES
 from verify._reference import Reference
 
-THRESHOLD = 1.0
 _OF_CASE_DTYPE = ("h", "dq", "dk", "dv", "di")
 
 
@@ -42,6 +43,7 @@ class Outcome(Enum):
     WRONG_DTYPE = "wrong-dtype"
     NONFINITE = "nonfinite"
     INACCURATE = "inaccurate"
+    REFERENCE_UNCERTAIN = "reference-uncertain"
     UNSUPPORTED = "unsupported"
     PASS = "pass"
 
@@ -53,7 +55,7 @@ class Outcome(Enum):
     @property
     def failed(self) -> bool:
         """Whether the subject is to blame."""
-        return self not in (Outcome.PASS, Outcome.UNSUPPORTED)
+        return self not in (Outcome.PASS, Outcome.UNSUPPORTED, Outcome.REFERENCE_UNCERTAIN)
 
 
 _SENTENCES = {
@@ -66,18 +68,61 @@ _SENTENCES = {
     Outcome.WRONG_DTYPE: "An output or a gradient has the wrong dtype.",
     Outcome.NONFINITE: "An output or a gradient is NaN or infinite where the reference is finite.",
     Outcome.INACCURATE: "An output or a gradient is further from the reference than rounding explains.",
+    Outcome.REFERENCE_UNCERTAIN: "The oracle may be off as far as rounding may itself; nothing can be said.",
     Outcome.UNSUPPORTED: "The subject's signature lacks what the case needs; it was not run.",
-    Outcome.PASS: "Every output and every gradient is within the running error bound.",
+    Outcome.PASS: "Every output and every gradient is as near to the reference as correct kernels are.",
 }
 
 
 @dataclass(frozen=True)
+class Finding:
+    """The check that comes nearest to its threshold, or is furthest beyond.
+
+    Attributes:
+        output: that it is about.
+        check: ``nonfinite``, ``ratio``, ``rms_z`` or ``largest_z``.
+        excess: the statistic over its threshold; above 1 is a failure.
+    """
+
+    output: str
+    check: str
+    excess: float
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """An outcome and its reason, with the measurements it rests on (none if there was nothing to measure)."""
+    """An outcome and its reason.
+
+    Attributes:
+        outcome, reason: see there.
+        measurements: what it rests on; none if there was nothing to measure.
+        worst: what decided; None without measurements.
+        precision: the tightest precision that the errors fit: the case's dtype if it passed, None if none is known.
+    """
 
     outcome: Outcome
     reason: str
     measurements: tuple[Measurement, ...] = ()
+    worst: Finding | None = None
+    precision: str | None = None
+
+
+def finding(measurements: Iterable[Measurement]) -> Finding:
+    """What decides about a case."""
+    return max((_worst_check(measured) for measured in measurements), key=lambda found: found.excess)
+
+
+def _worst_check(measured: Measurement) -> Finding:
+    if measured.nonfinite:
+        return Finding(measured.output, "nonfinite", float("inf"))
+    found = [Finding(measured.output, "ratio", measured.ratio)]
+    for name in STATISTICS:
+        value = getattr(measured, name)
+        # Without a noise floor there is no z.
+        if not np.isnan(value):
+            limit = thresholds()[name][measured.output].threshold
+            found.append(Finding(measured.output, name, value / limit))
+    return max(found, key=lambda one: one.excess)
 
 
 def judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference) -> Verdict:
@@ -91,35 +136,30 @@ def judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference) -> V
         if array.dtype != dtype:
             return Verdict(Outcome.WRONG_DTYPE, f"{name} is {array.dtype}; expected {dtype}")
     measurements = tuple(measure(outputs, reference))
-    worst = max(measurements, key=lambda measurement: (measurement.nonfinite > 0, measurement.ratio))
-    place = f"{worst.output}{list(worst.worst)}"
-    if worst.nonfinite:
-        count = f"{worst.nonfinite} elements of {worst.output} are not finite"
-        reason = f"{count}; {place} is {worst.got}, wanted {worst.wanted:.9g}"
-        return Verdict(Outcome.NONFINITE, reason, measurements)
-    reason = f"{place} is {worst.got:.9g}, wanted {worst.wanted:.9g}: {worst.ratio:.3g} times the bound"
-    return Verdict(Outcome.INACCURATE if worst.ratio > THRESHOLD else Outcome.PASS, reason, measurements)
+    worst = finding(measurements)
+    reason = _reason(worst, next(measured for measured in measurements if measured.output == worst.output))
+    if worst.check == "nonfinite":
+        return Verdict(Outcome.NONFINITE, reason, measurements, worst)
+    if worst.excess > 1.0:
+        return Verdict(Outcome.INACCURATE, reason, measurements, worst)
+    uncertain = [measured.output for measured in measurements if measured.uncertain >= 0.5]
+    if uncertain:
+        reason = f"most of the bound of {', '.join(uncertain)} is what the oracle itself may be off"
+        return Verdict(Outcome.REFERENCE_UNCERTAIN, reason, measurements, worst)
+    return Verdict(Outcome.PASS, reason, measurements, worst, case.dtype)
 
 
-def wrong_gradients(measurements: Iterable[Measurement]) -> list[str]:
-    """The gradients that are further from the reference than rounding explains."""
-    return [
-        measured.output
-        for measured in measurements
-        if measured.output in GRADIENT_OF.values() and (measured.nonfinite or measured.ratio > THRESHOLD)
-    ]
+def _reason(found: Finding, measured: Measurement) -> str:
+    name = measured.output
+    place = f"{name}{list(measured.worst)} is {measured.got:.9g}, wanted {measured.wanted:.9g}"
+    if found.check == "nonfinite":
+        kinds = ", ".join(f"{count} {kind}" for kind, count in measured.kinds.items())
+        return f"{measured.nonfinite} elements of {name} are not finite ({kinds}); {place}"
+    told = f"{place}: {measured.ratio:.3g} times the bound"
+    if found.check == "ratio":
+        return told
+    limit = thresholds()[found.check][name].threshold
+    return f"{told}; {_CALLED[found.check]} {getattr(measured, found.check):.3g} ({limit:.3g} is the threshold)"
 
 
-def explain_as_detached(verdict: Verdict, outputs: dict[str, np.ndarray], detached: Reference) -> Verdict:
-    """The verdict, saying which wrong gradients are those of the reference with the normalizer held constant."""
-    gradients = {name: array for name, array in outputs.items() if name in GRADIENT_OF.values()}
-    measurements = measure(gradients, detached)
-    other = wrong_gradients(measurements)
-    undecided = [measured.output for measured in measurements if measured.undecided >= 0.5]
-    found = [name for name in wrong_gradients(verdict.measurements) if name not in (*other, *undecided)]
-    if not found:
-        return verdict
-    note = "the gradients are those with the normalizer held constant (detached), not those of the forward pass"
-    if other:
-        note = f"with the normalizer held constant (detached): {', '.join(found)}; neither: {', '.join(other)}"
-    return replace(verdict, reason=f"{verdict.reason}; {note}")
+_CALLED = {"rms_z": "RMS z", "largest_z": "largest z"}

@@ -56,6 +56,11 @@ def parallel(*arrays, **options):
     return recurrence(*arrays, form=Parallel, **options)
 
 
+@functools.wraps(recurrence)
+def with_m_as_one_number(*arrays, **options):
+    return recurrence(*arrays, fault="m as one number", **options)
+
+
 class Constants(NamedTuple):
     eps: float
     norm_val: float

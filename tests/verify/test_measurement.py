@@ -13,15 +13,15 @@ every_float = st.floats(width=32) | st.sampled_from([0.0, -0.0, math.inf, -math.
 bounds = st.floats(0.0, 1e30) | st.sampled_from([0.0, math.inf])
 
 
-def measure_h(actual, wanted, bound, dtype=np.float32):
-    reference = Reference({"h": np.array(wanted, np.float64)}, {"h": np.array(bound, np.float64)})
-    return measure({"h": np.array(actual, dtype)}, reference)[0]
+def measure_one(actual, wanted, bound, dtype=np.float32):
+    reference = Reference({"dm_0": np.array(wanted, np.float64)}, {"dm_0": np.array(bound, np.float64)})
+    return measure({"dm_0": np.array(actual, dtype)}, reference)[0]
 
 
 @settings(derandomize=True, deadline=None, max_examples=400)
 @given(actual=every_float, wanted=every_float.filter(lambda x: not math.isnan(x)), bound=bounds)
 def test_measures_are_total(actual, wanted, bound):
-    measured = measure_h([actual], [wanted], [bound])
+    measured = measure_one([actual], [wanted], [bound])
     for value in (measured.normwise, measured.componentwise, measured.ratio, measured.undecided):
         assert value >= 0.0
     if actual == wanted:
@@ -34,7 +34,7 @@ def test_measures_are_total(actual, wanted, bound):
 
 
 def test_by_hand():
-    measured = measure_h([1.0, 2.5, -4.0], [1.0, 2.0, -4.0], [0.1, 0.25, 0.1])
+    measured = measure_one([1.0, 2.5, -4.0], [1.0, 2.0, -4.0], [0.1, 0.25, 0.1])
     assert measured.normwise == 0.5 / math.sqrt(21)
     assert measured.componentwise == 0.25
     assert measured.ratio == 2.0
@@ -44,23 +44,23 @@ def test_by_hand():
 
 
 def test_infinite_bound_is_undecided_and_not_a_failure():
-    measured = measure_h([9.0, 1.0], [1.0, 1.0], [math.inf, 0.1])
+    measured = measure_one([9.0, 1.0], [1.0, 1.0], [math.inf, 0.1])
     assert measured.ratio == 0.0
     assert measured.undecided == 0.5
 
 
 def test_infinite_bound_does_not_excuse_nan():
-    assert measure_h([math.nan], [1.0], [math.inf]).nonfinite == 1
+    assert measure_one([math.nan], [1.0], [math.inf]).nonfinite == 1
 
 
 def test_nan_in_the_reference_is_the_suites_own_failure():
-    with pytest.raises(SuiteError, match="reference of output h is NaN"):
-        measure_h([1.0], [math.nan], [0.1])
+    with pytest.raises(SuiteError, match="reference of output dm_0 is NaN"):
+        measure_one([1.0], [math.nan], [0.1])
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [(65530.0, 0), (65000.0, 1), (-65530.0, 1)])
 def test_overflow_of_float16_is_accepted_only_where_rounding_reaches_it(wanted, expected):
-    assert measure_h([np.inf], [wanted], [16.0], np.float16).nonfinite == expected
+    assert measure_one([np.inf], [wanted], [16.0], np.float16).nonfinite == expected
 
 
 def test_states_are_compared_relative_to_the_same_m():
@@ -85,7 +85,7 @@ def test_empty_last_state_of_both_is_no_error():
 
 @pytest.mark.parametrize(("actual", "ratio"), [(np.inf, 0.0), (-np.inf, math.inf), (65504.0, 4.5)])
 def test_beyond_float16_only_infinity_is_right(actual, ratio):
-    assert measure_h([actual], [70000.0], [1000.0], np.float16).ratio == pytest.approx(ratio, rel=1e-2)
+    assert measure_one([actual], [70000.0], [1000.0], np.float16).ratio == pytest.approx(ratio, rel=1e-2)
 
 
 def test_what_is_beyond_float32_is_unknown_and_nothing_else():

@@ -38,7 +38,12 @@ WITH_STATE = replace(GRADIENTS, initial="warm@1", dtype="bfloat16")
             Outcome.INACCURATE,
             r"^h\[0, 0, \d+, \d+\] is",
         ),
-        ("wrong:nan_at_the_end", CASE, Outcome.NONFINITE, r"^1 elements of h are not finite; h\[0, 0, 19, 0\] is nan"),
+        (
+            "wrong:nan_at_the_end",
+            CASE,
+            Outcome.NONFINITE,
+            r"^1 .* of h are not finite \(1 nan\); h\[0, 0, 19, 0\] is nan",
+        ),
         ("wrong:float64_result", CASE, Outcome.WRONG_DTYPE, "^h is float64; expected float32"),
         ("wrong:one_token_less", CASE, Outcome.WRONG_SHAPE, r"^h has shape \(1, 1, 19, 4\); expected \(1, 1, 20, 4\)"),
         ("wrong:raises", CASE, Outcome.OUT_OF_MEMORY, r"^MemoryError: no \[bold\] room for x"),
@@ -61,7 +66,12 @@ WITH_STATE = replace(GRADIENTS, initial="warm@1", dtype="bfloat16")
         ("correct:mlstm", WITH_STATE, Outcome.PASS, "times the bound"),
         ("wrong:bare", GRADIENTS, Outcome.UNSUPPORTED, "has no return_last_states, and the case differentiates"),
         ("wrong:shifts_df", GRADIENTS, Outcome.INACCURATE, r"^df\[0, 0, \d+\] is"),
-        ("wrong:nan_in_dk", GRADIENTS, Outcome.NONFINITE, r"^1 elements of dk are not finite; dk\[0, 0, 3, 1\] is nan"),
+        (
+            "wrong:nan_in_dk",
+            GRADIENTS,
+            Outcome.NONFINITE,
+            r"^1 .* of dk are not finite \(1 nan\); dk\[0, 0, 3, 1\] is nan",
+        ),
         ("wrong:float32_dq", WITH_STATE, Outcome.WRONG_DTYPE, "^dq is float32; expected bfloat16"),
         ("wrong:one_token_less_of_dv", GRADIENTS, Outcome.CRASH, r"^the VJP \(--no-gradients leaves it out\) raised"),
         ("wrong:ignores_dC_last", GRADIENTS, Outcome.INACCURATE, r"^d[kvif]"),
@@ -79,13 +89,13 @@ WITH_STATE = replace(GRADIENTS, initial="warm@1", dtype="bfloat16")
             "wrong:detached",
             LARGER,
             Outcome.INACCURATE,
-            r"bound; the gradients are those with the normalizer held constant",
+            r"; the gradients are those with the normalizer held constant",
         ),
         (
             "wrong:detached_with_another_df",
             LARGER,
             Outcome.INACCURATE,
-            r"bound; with the normalizer held constant \(detached\): (d\w+, )*dq(, d\w+)*; neither: df$",
+            r"; with the normalizer held constant \(detached\): (d\w+, )*dq(, d\w+)*; neither: df$",
         ),
     ],
 )
@@ -100,7 +110,11 @@ def test_outcome(name, case, outcome, reason):
 
 def test_every_outcome_has_a_sentence():
     assert all(outcome.sentence.endswith(".") for outcome in Outcome)
-    assert {outcome for outcome in Outcome if not outcome.failed} == {Outcome.PASS, Outcome.UNSUPPORTED}
+    assert {outcome for outcome in Outcome if not outcome.failed} == {
+        Outcome.PASS,
+        Outcome.UNSUPPORTED,
+        Outcome.REFERENCE_UNCERTAIN,
+    }
 
 
 @pytest.mark.parametrize(

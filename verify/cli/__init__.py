@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from verify._errors import SuiteError, UsageError
+from verify.cli._calibrate import calibrate_command
 from verify.cli._export import export
 from verify.cli._list import list_app
 from verify.cli._merge import merge
@@ -23,6 +24,7 @@ app.command()(run)
 app.command()(references)
 app.command()(merge)
 app.command()(export)
+app.command("calibrate")(calibrate_command)
 app.add_typer(list_app, name="list")
 
 

@@ -17,21 +17,22 @@ from verify._case import Case
 from verify._runner import or_fail, worker_pool
 from verify.cli._cache import CacheOption, open_cache
 from verify.cli._progress import print_notice, progress_bar
-from verify.cli._selection import select_cases
+from verify.cli._selection import CaseOption, ExpressionOption, GradientsOption, SeedOption, TierOption, select_cases
 
 _TOLD = {Found.CACHED: "was there", Found.MISSING: "computed", Found.DAMAGED: "computed again"}
 
 
 def references(
-    tier: Annotated[str, typer.Option(help="Tier of cases: smoke or standard.")] = "smoke",
-    case: Annotated[list[str] | None, typer.Option(help="Case id, instead of a tier; may be repeated.")] = None,
-    k: Annotated[str | None, typer.Option("-k", help="Only ids that match: words, and, or, not, ( ).")] = None,
-    gradients: Annotated[bool, typer.Option(help="Gradients too, or the forward pass alone.")] = True,
+    tier: TierOption = None,
+    case: CaseOption = None,
+    seed: SeedOption = None,
+    k: ExpressionOption = None,
+    gradients: GradientsOption = True,
     cache: CacheOption = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
 ) -> None:
     """Compute the references of cases ahead, for `run --cache DIR` on a machine with a GPU. What is there stays."""
-    cases = select_cases(tier, case or [], k, gradients=gradients)
+    cases = select_cases(tier or "smoke", case or [], k, gradients=gradients, seed=seed)
     store = open_cache(cache)
     counts: Counter[Found] = Counter()
     with progress_bar() as progress:

@@ -8,7 +8,8 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,15 +23,29 @@ from verify._case import Case
 from verify._environment import describe_environment
 from verify._errors import UsageError
 from verify._isolation import IsolatedSubject, Limits
-from verify._run import MANIFEST, RunWriter, check_directory, read_manifest, read_run
+from verify._run import MANIFEST, STARTED, RunWriter, check_directory, read_manifest, read_run
 from verify._runner import run_cases
 from verify._self_test import self_test
 from verify._subject import DEFAULT_SUBJECT, Subject, load_subject
 from verify._table import print_summary
+from verify._tiers import each_once
 from verify._verdict import Outcome
 from verify.cli._cache import CacheOption, open_cache
 from verify.cli._progress import print_notice, progress_bar
-from verify.cli._selection import choose_shard, select_cases
+from verify.cli._selection import (
+    CaseOption,
+    ExpressionOption,
+    GradientsOption,
+    SeedOption,
+    TierOption,
+    choose_shard,
+    draw_cases,
+    is_endless,
+    select_cases,
+)
+
+# How long a tier without an end runs.
+_MINUTES = 10.0
 
 
 class IsolateOption(StrEnum):
@@ -42,10 +57,15 @@ class IsolateOption(StrEnum):
 
 
 def run(
-    tier: Annotated[str | None, typer.Option(help="Tier of cases: smoke (the default) or standard.")] = None,
-    case: Annotated[list[str] | None, typer.Option(help="Case id, instead of a tier; may be repeated.")] = None,
-    k: Annotated[str | None, typer.Option("-k", help="Only ids that match: words, and, or, not, ( ).")] = None,
-    gradients: Annotated[bool, typer.Option(help="Gradients too, or the forward pass alone.")] = True,
+    tier: TierOption = None,
+    case: CaseOption = None,
+    seed: SeedOption = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help=f"Time until a tier without an end starts no more cases. Default: {_MINUTES:g}."),
+    ] = None,
+    k: ExpressionOption = None,
+    gradients: GradientsOption = True,
     shard: Annotated[str | None, typer.Option(help="I/N: the I-th of N parts; see merge.")] = None,
     subject: Annotated[
         str | None, typer.Option(help=f"module:callable with the seed's signature. Default: {DEFAULT_SUBJECT}.")
@@ -77,14 +97,17 @@ def run(
         given = {
             "--tier": tier,
             "--case": case,
+            "--seed": seed is not None,
+            "--minutes": minutes is not None,
             "-k": k,
             "--shard": shard,
             "--out": out,
             "--no-gradients": not gradients,
         }
+        cases: Iterable[Case]
         cases, subject, python = _of_the_run(resume, subject, python, [name for name, value in given.items() if value])
     else:
-        cases = select_cases(tier or "smoke", case or [], k, gradients=gradients)
+        cases = _choose(tier or "smoke", case or [], k, shard, minutes, gradients=gradients, seed=seed)
         directory = out or _default_directory("cases" if case else tier or "smoke")
         check_directory(directory)
     store = open_cache(cache)
@@ -99,12 +122,13 @@ def run(
         if resume:
             writer = RunWriter.resume(directory, environment)
         else:
-            if not case:
-                cases = list(dict.fromkeys(loaded.adapt(planned) for planned in cases))
-            cases = choose_shard(cases, shard) if shard else cases
+            adapted = cases if case else each_once(map(loaded.adapt, cases))
+            if isinstance(cases, list):
+                adapted = choose_shard(list(adapted), shard) if shard else list(adapted)
+            cases, planned = adapted, adapted if isinstance(adapted, list) else None
             command = ["mlstm-verify", *sys.argv[1:]]
             writer = RunWriter(
-                directory, command=command, subject=loaded.name, cases=cases, shard=shard, environment=environment
+                directory, command=command, subject=loaded.name, cases=planned, shard=shard, environment=environment
             )
         _execute(writer, cases, loaded, jobs, store)
     manifest, records = read_run(directory)
@@ -135,6 +159,31 @@ def _open_subject(
         yield isolated
 
 
+def _choose(
+    tier: str, ids: Sequence[str], expression: str | None, shard: str | None, minutes: float | None, **options: Any
+) -> Iterable[Case]:
+    """The list of cases; of a tier without an end, an iterator that stops when the time is up."""
+    if ids or not is_endless(tier):
+        if minutes is not None:
+            raise UsageError(f"--minutes {minutes:g} is for a tier without an end; these cases have one.")
+        return select_cases(tier, ids, expression, **options)
+    if shard is not None:
+        raise UsageError(f"--shard {shard} is a part of all cases; --tier {tier} has no end: run other seeds instead.")
+    if minutes is not None and not minutes > 0.0:
+        raise UsageError(f"--minutes is {minutes:g}; expected more than 0.")
+    return _until(60.0 * (_MINUTES if minutes is None else minutes), draw_cases(tier, expression, **options))
+
+
+def _until(seconds: float, cases: Iterable[Case]) -> Iterator[Case]:
+    # The time of the first is the start.
+    end = None
+    for case in cases:
+        end = end or time.monotonic() + seconds
+        if time.monotonic() >= end:
+            return
+        yield case
+
+
 def _default_directory(name: str) -> Path:
     return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
 
@@ -150,6 +199,10 @@ def _of_the_run(
         raise UsageError(
             f"--resume {directory} goes on with the cases of that run; {', '.join(given)} cannot be given."
         )
+    if (directory / STARTED).exists():
+        raise UsageError(
+            f"--resume {directory} is a run whose cases were drawn until a time was up; run another --seed."
+        )
     manifest = read_manifest(directory)
     if subject not in (None, manifest["subject"]):
         raise UsageError(f"--resume {directory} is a run of {manifest['subject']}; --subject is {subject}.")
@@ -162,25 +215,30 @@ def _of_the_run(
 
 
 def _execute(
-    writer: RunWriter, cases: Sequence[Case], subject: Subject | IsolatedSubject, jobs: int, cache: ReferenceCache
+    writer: RunWriter, cases: Iterable[Case], subject: Subject | IsolatedSubject, jobs: int, cache: ReferenceCache
 ) -> None:
-    remaining = [case for case in cases if case.id not in writer.finished]
+    total = len(cases) if isinstance(cases, list) else None
+    if isinstance(cases, list):
+        cases = [case for case in cases if case.id not in writer.finished]
+        jobs = max(0, min(jobs, len(cases) - 1))
     with writer, progress_bar() as progress:
-        task = progress.add_task("", total=len(cases), completed=len(writer.finished), case="")
+        task = progress.add_task("", total=total, completed=len(writer.finished), case="")
         notice = functools.partial(print_notice, progress)
         try:
-            for case, result in run_cases(remaining, subject, max(0, min(jobs, len(remaining) - 1)), cache, notice):
+            for case, result in run_cases(cases, subject, jobs, cache, notice):
                 if result is None:
+                    writer.start(case)
                     progress.update(task, case=case.id)
                     continue
                 writer.append(result)
                 progress.advance(task)
                 if not progress.console.is_terminal:
-                    told = f"[{len(writer.finished)}/{len(cases)}] {result.verdict.outcome.value}"
+                    told = f"[{len(writer.finished)}/{total or '?'}] {result.verdict.outcome.value}"
                     print(f"{told} {result.seconds:.1f}s {case.id}", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
-            done = f"{len(writer.finished)} of {len(cases)} cases are recorded"
-            print(f"interrupted: {done}; go on with: mlstm-verify run --resume {writer.directory}", file=sys.stderr)
+            done = f"interrupted: {len(writer.finished)} of {total or 'endless'} cases are recorded"
+            resume = f"; go on with: mlstm-verify run --resume {writer.directory}" if total else ""
+            print(done + resume, file=sys.stderr)
             raise
 
 

@@ -1,19 +1,35 @@
-"""Which cases a command line selects: --tier, --case, -k and --no-gradients."""
+"""Which cases a command line selects: --tier, --case, --seed, -k and --no-gradients."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Annotated
+
+import typer
 
 from verify._case import Case
 from verify._errors import UsageError
-from verify._tiers import TIERS
+from verify._tiers import TIERS, each_once
+
+# What the commands that select cases have in common.
+TierOption = Annotated[str | None, typer.Option(help=f"Tier of cases: {', '.join(TIERS)}. Default: smoke.")]
+CaseOption = Annotated[list[str] | None, typer.Option("--case", help="Case id, instead of a tier; may be repeated.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of a tier's cases. Default: 0.")]
+ExpressionOption = Annotated[str | None, typer.Option("-k", help="Only ids that match: words, and, or, not, ( ).")]
+GradientsOption = Annotated[
+    bool, typer.Option("--gradients/--no-gradients", help="Gradients too, or the forward pass alone.")
+]
 
 _TOKEN = re.compile(r"\s*(\(|\)|[^\s()]+)")
+# Of cases without an end so many may fail to match before none is expected to.
+_MISSES = 10_000
 
 
-def select_cases(tier: str, ids: Sequence[str], expression: str | None, *, gradients: bool = True) -> list[Case]:
+def select_cases(
+    tier: str, ids: Sequence[str], expression: str | None, *, gradients: bool = True, seed: int | None = None
+) -> list[Case]:
     """The cases, in order.
 
     Args:
@@ -21,21 +37,51 @@ def select_cases(tier: str, ids: Sequence[str], expression: str | None, *, gradi
         ids: case ids.
         expression: parts of ids joined by and, or, not and parentheses; None keeps all.
         gradients: False makes the forward pass alone of every case that is selected.
+        seed: of the tier's cases; None is 0. An id has its own.
 
     Raises:
-        UsageError: for an unknown tier, an id that does not parse, an expression that does not
-            parse, or a selection that is empty.
+        UsageError: for an unknown or endless tier, an id that does not parse, an expression that does not
+            parse, a seed beside ids, or a selection that is empty.
     """
-    if tier not in TIERS:
-        raise UsageError(f"--tier is {tier!r}; expected one of {', '.join(TIERS)}.")
-    cases = [Case.parse(text) for text in ids] or TIERS[tier].cases()
+    if is_endless(tier) and not ids:
+        raise UsageError(f"--tier {tier} has no end of cases; it is for mlstm-verify run, and list cases.")
+    if ids and seed is not None:
+        raise UsageError(f"--seed {seed} is for a tier; a case id ends with its own seed.")
+    cases = [Case.parse(text) for text in ids] or TIERS[tier].cases(seed or 0)
     if expression is not None:
         matches = _Expression(expression)
         selected = [case for case in cases if matches(case.id)]
         if not selected:
             raise UsageError(f"-k {expression!r} selects none of {len(cases)} cases; see mlstm-verify list cases.")
         cases = selected
-    return cases if gradients else list(dict.fromkeys(replace(case, cotangents="none") for case in cases))
+    return cases if gradients else list(each_once(replace(case, cotangents="none") for case in cases))
+
+
+def is_endless(tier: str) -> bool:
+    """Whether the cases of a tier have no end; UsageError if there is no such tier."""
+    if tier not in TIERS:
+        raise UsageError(f"--tier is {tier!r}; expected one of {', '.join(TIERS)}.")
+    return TIERS[tier].endless
+
+
+def draw_cases(tier: str, expression: str | None, *, gradients: bool = True, seed: int | None = None) -> Iterator[Case]:
+    """The cases of an endless tier as ``select_cases`` would have them.
+
+    Raises:
+        UsageError: for an expression that does not parse, at once, or that selects none of many cases.
+    """
+    matches = _Expression(expression) if expression is not None else None
+
+    def matching() -> Iterator[Case]:
+        misses = 0
+        for case in TIERS[tier].draw(seed or 0):
+            if matches is None or matches(case.id):
+                misses = 0
+                yield case if gradients else replace(case, cotangents="none")
+            elif (misses := misses + 1) == _MISSES:
+                raise UsageError(f"-k {expression!r} selects none of {_MISSES} cases; see mlstm-verify list cases.")
+
+    return each_once(matching())
 
 
 def choose_shard(cases: list[Case], shard: str) -> list[Case]:

@@ -1,0 +1,136 @@
+"""The thresholds of the verdict on the noise floor's scale: where correct implementations end.
+
+For each output, RMS z and the largest z of many measurements of correct implementations are one sample each. Its
+largest 2 % fall off at least exponentially: errors are sums of many roundings, and a noise floor of 16 replicates makes
+of a normal number one of Student's with 16 degrees of freedom. So the tail is continued as an exponential one, with the
+mean excess at the upper end of its 95 % confidence interval, to the value that one measurement in 1 / RATE exceeds. The
+same thresholds serve every regime, length, dtype and device. They are in calibration.json, beside the runs that they
+rest on; ``mlstm-verify calibrate`` writes it.
+
+Source: S. Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, section 4.2, with shape 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import ceil, log, sqrt
+from pathlib import Path
+from typing import Any
+
+from verify._errors import SuiteError, UsageError
+
+CALIBRATION = Path(__file__).with_name("calibration.json")
+SCHEMA = 1
+# Of false alarms, for each output of a case and each of the two statistics.
+RATE = 1e-8
+STATISTICS = ("rms_z", "largest_z")
+_TAIL_SHARE = 0.02
+# A tail of fewer measurements is no tail.
+_SMALLEST_TAIL = 20
+# The 95 % quantile of a normal number.
+_UPPER = 1.645
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Where a statistic of correct implementations ends.
+
+    Attributes:
+        threshold: exceeded by a correct implementation at ``RATE``.
+        largest: the largest value seen.
+        excess: mean distance of the tail from where it begins, at the upper end of its interval.
+        count: how many values were seen.
+    """
+
+    threshold: float
+    largest: float
+    excess: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Tail:
+        """The tail of a sample.
+
+        Raises:
+            UsageError: for a sample that is too small to have one, or not finite.
+        """
+        ordered = sorted(values, reverse=True)
+        kept = max(_SMALLEST_TAIL, ceil(_TAIL_SHARE * len(ordered)))
+        if len(ordered) <= kept or not ordered[kept] > 0.0 or ordered[0] == float("inf"):
+            raise UsageError(f"{len(ordered)} values from {ordered[-1:]} to {ordered[:1]} have no tail to be fitted.")
+        base = ordered[kept]
+        excess = (sum(ordered[:kept]) / kept - base) * (1.0 + _UPPER / sqrt(kept))
+        threshold = base + excess * log(kept / (len(ordered) * RATE))
+        return cls(_three_digits(threshold), _three_digits(ordered[0]), _three_digits(excess), len(ordered))
+
+
+def _three_digits(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+Tails = dict[str, dict[str, Tail]]
+
+
+def calibrate(runs: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]) -> dict[str, Any]:
+    """The content of calibration.json, from (manifest, records) of runs of correct implementations.
+
+    Raises:
+        UsageError: if an implementation cannot be correct, or the runs are too few.
+    """
+    values: dict[str, dict[str, list[float]]] = {name: {} for name in STATISTICS}
+    rest_on = []
+    for manifest, records in runs:
+        measured = _measurements(manifest, records)
+        for measurement in measured:
+            for name in STATISTICS:
+                values[name].setdefault(measurement["output"], []).append(float(measurement[name]))
+        environment = manifest["environment"]
+        rest_on.append(
+            {
+                "subject": manifest["subject"],
+                "device": environment["device"],
+                "backend": environment["backend"],
+                "command": " ".join(manifest["command"]),
+                "definition": manifest["definition"],
+                "cases": len(records),
+                "measurements": len(measured),
+            }
+        )
+    tails = {
+        name: {output: asdict(Tail.of(sample)) for output, sample in sorted(of_output.items())}
+        for name, of_output in values.items()
+    }
+    return {"schema": SCHEMA, "rate": RATE, "runs": rest_on, "tails": tails}
+
+
+def _measurements(manifest: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    measured = [measurement for record in records for measurement in record["measurements"]]
+    for record in records:
+        if record["outcome"] not in ("pass", "inaccurate", "unsupported"):
+            raise UsageError(
+                f"{manifest['subject']} is no correct implementation: {record['case']}: {record['outcome']}."
+            )
+        for measurement in record["measurements"]:
+            if float(measurement["ratio"]) > 1.0:
+                told = f"{measurement['output']} is {float(measurement['ratio']):.3g} times its bound"
+                raise UsageError(f"{manifest['subject']} is no correct implementation: {record['case']}: {told}.")
+    return measured
+
+
+@functools.cache
+def thresholds() -> Tails:
+    """By statistic and output, from calibration.json.
+
+    Raises:
+        SuiteError: if the file is missing or damaged.
+    """
+    try:
+        content = json.loads(CALIBRATION.read_text())
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']}, expected {SCHEMA}")
+        return {name: {output: Tail(**tail) for output, tail in content["tails"][name].items()} for name in STATISTICS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SuiteError(f"{CALIBRATION} cannot be read: {type(error).__name__}: {error}") from error
