@@ -27,8 +27,7 @@ from verify._run import RESULTS
 
 VERSION = 1
 _VERSION_KEY = b"mlstm_verify_tables"
-# Named as Parquet names it, so that a table is read back with the schema it had.
-_INDEX = pa.list_(pa.field("element", pa.int64()))
+_INDEX = pa.list_(pa.int64())
 _COUNTS = pa.map_(pa.string(), pa.int64())
 _TYPES = {
     str: pa.string(),

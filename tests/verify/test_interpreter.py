@@ -149,6 +149,12 @@ def test_a_relative_path_and_a_link_stay_what_they_are(python, monkeypatch):
     assert python.is_symlink()
 
 
+def test_what_lies_in_the_current_directory_is_no_numpy(python, tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('not NumPy')")
+    monkeypatch.chdir(tmp_path)
+    assert find_interpreter(python) == python
+
+
 def test_a_gpu_cannot_be_asked_for_without_jax(python, tmp_path, monkeypatch):
     (tmp_path / "plain.py").write_text(SUBJECT)
     monkeypatch.chdir(tmp_path)
