@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.triton_stablef._arguments import check_arguments, kernel_dtype
+from kernels._arguments import check_arguments, kernel_dtype
 
 _FLT_MIN = 1.1754944e-38
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from enum import StrEnum
 
 from verify._errors import UsageError
@@ -19,9 +21,15 @@ class BackendOption(StrEnum):
 def choose_backend(option: BackendOption) -> None:
     """Set the environment and import the kernels' launch module, which decides.
 
+    Where there is no JAX, there is nothing to choose.
+
     Raises:
         UsageError: if a GPU is asked for and JAX sees none.
     """
+    if importlib.util.find_spec("jax") is None:
+        if option is BackendOption.gpu:
+            raise UsageError(f"--backend is gpu, and {sys.executable} has no JAX.")
+        return
     os.environ["MLSTM_KERNELS_BACKEND"] = option.value
     if option is BackendOption.interpret:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 
 from verify._errors import UsageError
 from verify._initial_states import check_initial
@@ -127,19 +128,23 @@ class Case:
             chunk_size=chunk_size,
             dtype=dtype,
             stabilize_correctly=MODES[mode],
-            norm_val=_number(text, "norm_val", norm_val, "nv"),
-            eps=_number(text, "eps", eps, "eps"),
+            norm_val=_number(text, "norm_val", norm_val, "nv", float),
+            eps=_number(text, "eps", eps, "eps", float),
             initial=initial,
             cotangents=cotangents[way],
-            seed=int(_number(text, "seed", seed, "seed", r"\d+")),
+            seed=_number(text, "seed", seed, "seed", int),
         )
 
 
-def _number(text: str, field: str, part: str, prefix: str, pattern: str = r"[\d.]+(e[+-]?\d+)?") -> float:
-    match = re.fullmatch(f"{prefix}({pattern})", part)
+_PATTERNS = {int: r"\d+", float: r"\d+(\.\d*)?(e[+-]?\d+)?"}
+Number = TypeVar("Number", int, float)
+
+
+def _number(text: str, field: str, part: str, prefix: str, kind: type[Number]) -> Number:
+    match = re.fullmatch(f"{prefix}({_PATTERNS[kind]})", part, re.ASCII)
     if match is None:
         raise _does_not_parse(text, field, part, f"{prefix} and a number")
-    return float(match.group(1))
+    return kind(match.group(1))
 
 
 def _does_not_parse(text: str, field: str, part: str, expected: str) -> CaseError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
@@ -16,23 +17,33 @@ _PACKAGES = (
 
 def describe_environment() -> dict[str, Any]:
     """Versions, device, backend and commit, as JSON values; None for what is not there."""
-    import jax
-
-    from kernels.launch import BACKEND
-
-    device = jax.devices()[0]
+    backend, device = _backend_and_device()
     commit = _git("rev-parse", "HEAD")
     return {
-        "python": platform.python_version(),
+        **describe_versions(),
         "platform": " ".join((platform.system(), platform.machine(), *platform.libc_ver())),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "backend": BACKEND,
-        "device": device.device_kind,
-        "driver": _driver() if BACKEND == "gpu" else None,
+        "backend": backend,
+        "device": device,
+        "driver": _driver() if backend == "gpu" else None,
         # A CI image often holds the source without its history.
         "commit": commit or os.environ.get("GITHUB_SHA"),
         "dirty": bool(_git("status", "--porcelain")) if commit else None,
     }
+
+
+def describe_versions() -> dict[str, Any]:
+    """Of this interpreter and its packages; None for what is not there."""
+    return {"python": platform.python_version(), "packages": {name: _version(name) for name in _PACKAGES}}
+
+
+def _backend_and_device() -> tuple[str | None, str | None]:
+    if importlib.util.find_spec("jax") is None:
+        return None, None
+    import jax
+
+    from kernels.launch import BACKEND
+
+    return BACKEND, jax.devices()[0].device_kind
 
 
 def _version(package: str) -> str | None:

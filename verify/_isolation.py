@@ -14,7 +14,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +24,10 @@ from typing import IO, Any
 
 from verify._backend import BackendOption
 from verify._case import Case
+from verify._environment import describe_versions
 from verify._errors import SuiteError, UsageError
+from verify._interpreter import find_interpreter, worker_command
+from verify._problem import Problem, make_problem
 from verify._subject import Execution
 from verify._verdict import Outcome, Verdict
 from verify._worker import Canary, Started
@@ -75,12 +77,19 @@ class IsolatedSubject:
         backend: where its kernels run.
         limits: what a case may take.
         alone: whether each case has a worker of its own.
+        python: the interpreter of the workers; this process's own, unless given.
+
+    Raises:
+        UsageError: if ``python`` is no interpreter that can be a worker's.
     """
 
-    def __init__(self, name: str, backend: BackendOption, limits: Limits, *, alone: bool = False) -> None:
+    def __init__(
+        self, name: str, backend: BackendOption, limits: Limits, *, alone: bool = False, python: Path | None = None
+    ) -> None:
         self.name = name
+        self._python = None if python is None else find_interpreter(python)
         self._limits, self._alone = limits, alone
-        self._start = functools.partial(_Worker, name, backend, limits.memory)
+        self._start = functools.partial(_Worker, name, backend, limits.memory, self._python)
         # It imports JAX while the caller does something else; ``started`` waits.
         self._worker = self._start()
         self._used = False
@@ -100,9 +109,13 @@ class IsolatedSubject:
             SuiteError: if the worker cannot start for another reason.
         """
         try:
-            return self._worker.greet()
+            started = self._worker.greet()
         except _DeathError as death:
             raise UsageError(f"subject {self.name!r} cannot be imported: its worker {death}\n{death.tail}") from death
+        if self._python is None:
+            return started
+        suite = {"interpreter": str(self._python), "suite": describe_versions()}
+        return replace(started, environment=started.environment | suite)
 
     def lacks(self, case: Case) -> str | None:
         """As of any signature."""
@@ -129,9 +142,11 @@ class IsolatedSubject:
         if self._worker.gone or (self._alone and self._used):
             self._replace_worker(known)
         self._used = True
+        # Drawn here: another interpreter's NumPy may draw other numbers.
+        problem = make_problem(case)
         start = time.perf_counter()
         try:
-            answer = self._worker.ask(case, self._limits.seconds)
+            answer = self._worker.ask((case, problem), self._limits.seconds)
         except _DeathError as death:
             reason = f"its worker {death}\n{death.tail}".rstrip()
             return Execution({}, Verdict(death.outcome, reason), time.perf_counter() - start)
@@ -175,16 +190,13 @@ class _Worker:
         death: how it died, if that was by itself.
     """
 
-    def __init__(self, subject: str, backend: BackendOption, memory: int) -> None:
+    def __init__(self, subject: str, backend: BackendOption, memory: int, python: Path | None) -> None:
         self.death: str | None = None
         self._memory = memory
         self._killed: tuple[Outcome, str] | None = None
         self._channel, theirs = multiprocessing.Pipe()
-        work = f"work({theirs.fileno()}, {os.getpid()}, {subject!r}, BackendOption({backend.value!r}))"
-        # Not by -m: modules must be found where this process finds them, and nowhere else.
-        code = f"import sys; sys.path[:] = {sys.path!r}; from verify._worker import BackendOption, work; {work}"
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
+            worker_command(python, theirs.fileno(), os.getpid(), subject, backend),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -220,16 +232,17 @@ class _Worker:
             return f"the worker {death}"
         return wrong
 
-    def ask(self, request: Case | Canary, seconds: float) -> Any:
+    def ask(self, request: tuple[Case, Problem] | Canary, seconds: float) -> Any:
         """Its answer to a request; _DeathError if there is none."""
         self._output.forget()
-        # Where it is gone, receiving says so.
-        with contextlib.suppress(OSError):
-            self._channel.send(request)
-        return self._receive(seconds)
+        return self._receive(seconds, request)
 
-    def _receive(self, seconds: float) -> Any:
+    def _receive(self, seconds: float, request: tuple[Case, Problem] | Canary | None = None) -> Any:
         with self._watched(seconds):
+            # Where it is gone, receiving says so.
+            with contextlib.suppress(OSError):
+                if request is not None:
+                    self._channel.send(request)
             try:
                 return self._channel.recv()
             except Exception as error:

@@ -16,7 +16,6 @@ import hashlib
 from dataclasses import dataclass
 from math import nan
 
-import ml_dtypes
 import numpy as np
 
 from verify._curve import Curve, curve_of
@@ -238,6 +237,8 @@ def _place(name: str, worst: tuple[np.intp, ...], reference: Reference) -> tuple
 
 
 def _saturate(actual: np.ndarray, wanted: np.ndarray, bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    import ml_dtypes
+
     # Where the right value is beyond the largest number of the dtype, or rounding may carry it there, inf is right.
     largest = float(ml_dtypes.finfo(dtype).max)
     same_side = np.isfinite(wanted) & (np.sign(actual) == np.sign(wanted))

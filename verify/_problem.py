@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from oracles import Contract, Cotangents, Inputs
@@ -26,11 +28,12 @@ GRADIENT_OF = {
     "n_initial": "dn_0",
     "m_initial": "dm_0",
 }
-NUMPY_DTYPES = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
+NUMPY_DTYPES: dict[str, np.dtype] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
+# Another interpreter (``run --python``) may have NumPy alone.
+with contextlib.suppress(ModuleNotFoundError):
+    import ml_dtypes
+
+    NUMPY_DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,30 @@ class Problem:
     Attributes:
         arrays: q, k, v, i in the case's dtype; f, and c_initial, n_initial, m_initial where the
             case has an initial state, in float32.
-        inputs: the same values in float64.
         contract: the constants of the definition.
         cotangents: by output, as far as the case has them: h in the case's dtype, C_last, n_last and
             m_last in float32.
-        exact_cotangents: the same values in float64.
     """
 
     arrays: dict[str, np.ndarray]
-    inputs: Inputs
     contract: Contract
     cotangents: dict[str, np.ndarray]
-    exact_cotangents: Cotangents
+
+    @functools.cached_property
+    def inputs(self) -> Inputs:
+        """The values of the arrays in float64."""
+        exact = {name: array.astype(np.float64) for name, array in self.arrays.items()}
+        state = (exact.get(name) for name in ("c_initial", "n_initial", "m_initial"))
+        return Inputs(exact["q"], exact["k"], exact["v"], exact["i"], exact["f"], *state)
+
+    @functools.cached_property
+    def exact_cotangents(self) -> Cotangents:
+        """The values of the cotangents in float64."""
+        return Cotangents(**{name: array.astype(np.float64) for name, array in self.cotangents.items()})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What goes to a worker is what the subject gets.
+        return Problem, (self.arrays, self.contract, self.cotangents)
 
 
 def make_problem(case: Case) -> Problem:
@@ -73,17 +88,12 @@ def make_problem(case: Case) -> Problem:
     state = generate_initial(case.initial, rng, lead, case.dhqk, case.dhhv)
     if state is not None:
         arrays.update(zip(("c_initial", "n_initial", "m_initial"), state, strict=True))
-    exact = {name: array.astype(np.float64) for name, array in arrays.items()}
-    state_64 = (exact.get(name) for name in ("c_initial", "n_initial", "m_initial"))
-    inputs = Inputs(exact["q"], exact["k"], exact["v"], exact["i"], exact["f"], *state_64)
     contract = Contract(case.eps, case.norm_val, case.stabilize_correctly)
-    chosen = choose_tokens(case.regime, inputs, contract)
-    if chosen is not None:
-        arrays |= {name: getattr(chosen, name).astype(storage) for name in ("q", "k", "v")}
-        inputs = replace(inputs, **{name: arrays[name].astype(np.float64) for name in ("q", "k", "v")})
-    cotangents = _draw_cotangents(case, np.random.default_rng([*seeds, 1]))
-    exact_cotangents = Cotangents(**{name: array.astype(np.float64) for name, array in cotangents.items()})
-    return Problem(arrays, inputs, contract, cotangents, exact_cotangents)
+    problem = Problem(arrays, contract, _draw_cotangents(case, np.random.default_rng([*seeds, 1])))
+    chosen = choose_tokens(case.regime, problem.inputs, contract)
+    if chosen is None:
+        return problem
+    return replace(problem, arrays=arrays | {name: getattr(chosen, name).astype(storage) for name in ("q", "k", "v")})
 
 
 def _draw_cotangents(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]:

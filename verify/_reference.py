@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from oracles import (
@@ -270,6 +269,8 @@ def _without_gradient(case: Case, rows: np.ndarray, h: np.ndarray, bound: np.nda
 
     y_t = dh_t.h_t is then infinite: it is in dq_t, and in what all tokens up to t and the initial state get.
     """
+    import ml_dtypes
+
     largest = float(ml_dtypes.finfo(NUMPY_DTYPES[case.dtype]).max)
     beyond = np.any(np.abs(h) + np.where(np.isinf(bound), 0.0, bound) >= largest, axis=-1)
     if case.cotangents not in ("h", "all") or not beyond.any():

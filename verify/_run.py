@@ -4,6 +4,7 @@
     results.jsonl   one JSON object a case, appended and flushed as cases finish
     started.txt     instead of planned case ids, of a run whose cases are drawn as it goes: the id of every case that
                     was started, one a line
+    *.parquet       tables made from these at the end (``verify._export``)
 
 An interrupted run keeps every finished case, and can be gone on with. Floats are written with all
 their digits; infinities and NaN as the strings "inf", "-inf", "nan".
@@ -25,6 +26,7 @@ from verify._case import Case
 from verify._environment import describe_environment
 from verify._errors import UsageError
 from verify._runner import Result
+from verify._verdict import Outcome
 
 SCHEMA = 1
 MANIFEST, RESULTS, STARTED = "manifest.json", "results.jsonl", "started.txt"
@@ -78,6 +80,8 @@ class RunWriter:
         }
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            for table in directory.glob("*.parquet"):
+                table.unlink()
             (directory / MANIFEST).write_text(json.dumps(self.manifest, indent=2) + "\n")
             self._lines = (directory / RESULTS).open("w")
             (directory / STARTED).unlink(missing_ok=True)
@@ -171,8 +175,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def _conditions(manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     environment = {**manifest["environment"], **{key: manifest.get(key) for key in ("subject", "definition")}}
-    # A run directory inside the repository makes it dirty.
-    environment.pop("dirty", None)
+    # A run directory inside the repository makes it dirty; the same versions may be anywhere.
+    for irrelevant in ("dirty", "interpreter"):
+        environment.pop(irrelevant, None)
     return environment, environment.pop("packages", {})
 
 
@@ -189,16 +194,33 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_run(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def read_run(directory: Path, *, unfinished: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(manifest, records) of a run.
+
+    Args:
+        directory: of the run.
+        unfinished: whether it may have been killed: a last line without its end is then left out.
 
     Raises:
         UsageError: with the file's name, if a file is missing, damaged or of another schema version.
     """
     manifest = read_manifest(directory)
     path = directory / RESULTS
-    lines = _read(path).splitlines()
-    return manifest, [_parse(path, line, number) for number, line in enumerate(lines, 1)]
+    text = _read(path)
+    lines = text[: text.rfind("\n") + 1 if unfinished else None].splitlines()
+    return manifest, [_record(path, line, number) for number, line in enumerate(lines, 1)]
+
+
+def _record(path: Path, text: str, line: int) -> dict[str, Any]:
+    record = _parse(path, text, line)
+    missing = [key for key in ("case", "outcome", "reason", "seconds", "measurements") if key not in record]
+    if missing:
+        raise UsageError(f"{path}, line {line}: no record of a case: it has no {', '.join(missing)}.")
+    outcomes = [outcome.value for outcome in Outcome]
+    if record["outcome"] not in outcomes:
+        told = f"outcome {record['outcome']!r} is unknown; expected one of {', '.join(outcomes)}"
+        raise UsageError(f"{path}, line {line}: {told}.")
+    return record
 
 
 def _read(path: Path) -> str:

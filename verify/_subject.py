@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -12,13 +13,15 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from verify._case import Case
+from verify._compile_errors import is_compile_error
 from verify._errors import UsageError
-from verify._problem import GRADIENT_OF, Problem, make_problem
+from verify._problem import GRADIENT_OF, NUMPY_DTYPES, Problem, make_problem
 from verify._verdict import Outcome, Verdict
 
 DEFAULT_SUBJECT = "kernels:mlstm_chunkwise_triton_stablef"
@@ -110,9 +113,9 @@ class Subject(Signature):
     function: Callable[..., Any]
     parameters: frozenset[str] | None
 
-    def execute(self, case: Case) -> Execution:
-        """Run the case; an error that the subject raises is its failure."""
-        problem = make_problem(case)
+    def execute(self, case: Case, problem: Problem | None = None) -> Execution:
+        """Run the case, whose problem is drawn unless given; an error that the subject raises is its failure."""
+        problem = problem or make_problem(case)
         start = time.perf_counter()
         try:
             outputs = self.call(case, problem)
@@ -121,7 +124,7 @@ class Subject(Signature):
         return Execution(outputs, None, time.perf_counter() - start)
 
     def call(self, case: Case, problem: Problem) -> dict[str, np.ndarray]:
-        """Run the subject, and differentiate it if the case has cotangents.
+        """Run the subject, and differentiate it if the case has cotangents. It gets JAX arrays where there is JAX.
 
         Returns:
             Its outputs by name: h, and C_last, n_last, m_last, n, m as far as it returns them; the
@@ -133,21 +136,21 @@ class Subject(Signature):
             TypeError: if it does not return what it was asked for.
             ChangedInputsError: if it wrote to what it was given.
         """
-        import jax
-        import jax.numpy as jnp
-
         options: dict[str, Any] = {name: getattr(case, name) for name in (*_DEFAULTS, "chunk_size")}
-        options["autocast_kernel_dtype"] = getattr(jnp, case.dtype)
+        numbers = _array_module()
+        options["autocast_kernel_dtype"] = getattr(numbers, case.dtype, NUMPY_DTYPES[case.dtype].type)
         wanted = [name for name in _RETURNS if self.accepts(name)]
         if self.parameters is None:
             # Behind **kwargs stands the seed's signature, which has no return_normalizer.
             wanted.remove("return_normalizer")
         options.update(dict.fromkeys(wanted, True))
         options = {name: value for name, value in options.items() if self.accepts(name)}
-        arrays = {name: jnp.asarray(array) for name, array in problem.arrays.items()}
+        arrays = {name: numbers.asarray(array) for name, array in problem.arrays.items()}
         if not problem.cotangents:
             with _unchanged(arrays):
-                return _by_name(jax.block_until_ready(self.function(**arrays, **options)), wanted)
+                return _by_name(self.function(**arrays, **options), wanted)
+        import jax
+
         with _unchanged(arrays), _vjp_errors():
             returned, pull_back = jax.vjp(lambda arrays: self.function(**arrays, **options), arrays)
             returned = jax.block_until_ready(returned)
@@ -165,6 +168,11 @@ class Subject(Signature):
         return outputs | {GRADIENT_OF[name]: np.asarray(gradient) for name, gradient in gradients.items()}
 
 
+def _array_module() -> ModuleType:
+    """jax.numpy, or NumPy under an interpreter (``run --python``) that has no JAX."""
+    return importlib.import_module("numpy" if importlib.util.find_spec("jax") is None else "jax.numpy")
+
+
 def _failure(error: Exception) -> Verdict:
     # Compilers put megabytes into a message; the end of the traceback tells where.
     tail = "".join(traceback.format_exception(error))[-2000:]
@@ -180,12 +188,14 @@ def _outcome(error: BaseException) -> Outcome:
         return Outcome.CHANGED_INPUTS
     # XLA has no class of its own for it.
     lacks_memory = isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
-    return Outcome.OUT_OF_MEMORY if lacks_memory else Outcome.CRASH
+    if lacks_memory:
+        return Outcome.OUT_OF_MEMORY
+    return Outcome.COMPILE_ERROR if is_compile_error(error) else Outcome.CRASH
 
 
 @contextlib.contextmanager
 def _unchanged(arrays: dict[str, Any]) -> Iterator[None]:
-    """Raise ChangedInputsError if one of these JAX arrays has other bytes at the end, or was given away."""
+    """Raise ChangedInputsError if one of these arrays has other bytes at the end, or was given away."""
     before = {name: _bytes_digest(array) for name, array in arrays.items()}
     yield
     changed = [name for name, array in arrays.items() if _bytes_digest(array) != before[name]]
@@ -194,16 +204,13 @@ def _unchanged(arrays: dict[str, Any]) -> Iterator[None]:
 
 
 def _bytes_digest(array: Any) -> str:
-    import jax
-
-    if not isinstance(array, jax.Array):
-        return ""
-    # A donated array is gone.
-    if array.is_deleted():
-        return "deleted"
-    # A new array of the same buffer: JAX keeps the copy on the host that an earlier look has made.
-    content = np.asarray(array.addressable_data(0)).tobytes()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    if not isinstance(array, np.ndarray):
+        # A donated array is gone.
+        if array.is_deleted():
+            return "deleted"
+        # A new array of the same buffer: JAX keeps the copy on the host that an earlier look has made.
+        array = np.asarray(array.addressable_data(0))
+    return hashlib.blake2b(array.tobytes(), digest_size=16).hexdigest()
 
 
 @contextlib.contextmanager
@@ -228,10 +235,28 @@ def _by_name(returned: Any, wanted: list[str]) -> dict[str, np.ndarray]:
     parts = list(returned) if wanted and isinstance(returned, tuple | list) else [returned]
     if len(parts) != 1 + len(wanted):
         raise TypeError(f"returned {len(parts)} parts; expected h and one part for each of {', '.join(wanted)}.")
-    outputs = {"h": np.asarray(parts[0])}
+    named = {"h": parts[0]}
     for option, part in zip(wanted, parts[1:], strict=True):
-        outputs.update((name, np.asarray(array)) for name, array in zip(_RETURNS[option], part, strict=True))
-    return outputs
+        names = _RETURNS[option]
+        if not isinstance(part, tuple | list) or len(part) != len(names):
+            raise TypeError(f"returned {_described(part)} for {option}; expected a tuple of {', '.join(names)}.")
+        named.update(zip(names, part, strict=True))
+    return {name: _array(name, part) for name, part in named.items()}
+
+
+def _array(name: str, returned: Any) -> np.ndarray:
+    array = np.asarray(returned)
+    # Neither objects, such as None, nor text.
+    if array.dtype.hasobject or array.dtype.kind in "SUMm":
+        raise TypeError(f"returned {_described(returned)} as {name}; expected an array of numbers.")
+    return array
+
+
+def _described(returned: Any) -> str:
+    if returned is None:
+        return "None"
+    size = f" of {len(returned)}" if isinstance(returned, tuple | list) else ""
+    return f"a {type(returned).__name__}{size}"
 
 
 def load_subject(name: str) -> Subject:

@@ -70,7 +70,8 @@ def print_summary(console: Console, manifest: dict[str, Any], records: list[dict
     told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
     environment = manifest["environment"]
     console.print(f"\n{len(manifest['planned'])} planned, {len(records)} executed: {told or 'none'}")
-    console.print(f"subject {manifest['subject']}, backend {environment['backend']} on {environment['device']}")
+    backend = f"backend {environment['backend']} on {environment['device']}" if environment["backend"] else "no JAX"
+    console.print(f"subject {manifest['subject']}, {backend}")
     rule = "pass: within the running error bound, and as near as correct kernels are (RMS and largest z)"
     console.print(f"{rule}; see mlstm-verify list thresholds", style="dim")
     measurements = [measurement for record in records for measurement in record["measurements"]]
@@ -85,6 +86,8 @@ def print_summary(console: Console, manifest: dict[str, Any], records: list[dict
 def _print_worst(console: Console, manifest: dict[str, Any], record: dict[str, Any]) -> None:
     subject = manifest["subject"]
     option = "" if subject == DEFAULT_SUBJECT else f" --subject {subject}"
+    interpreter = manifest["environment"].get("interpreter")
+    option += f" --python {interpreter}" if interpreter else ""
     console.print(f"\nworst: {record['reason'].splitlines()[0]}")
     # Never wrapped: these lines are there to be pasted.
     console.print(f"repeat it:\nmlstm-verify run --case {record['case']}{option}", soft_wrap=True)

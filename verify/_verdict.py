@@ -37,6 +37,7 @@ class Outcome(Enum):
     CRASH = "crash"
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out-of-memory"
+    COMPILE_ERROR = "compile-error"
     CHANGED_INPUTS = "changed-inputs"
     WRONG_SHAPE = "wrong-shape"
     WRONG_DTYPE = "wrong-dtype"
@@ -61,6 +62,7 @@ _SENTENCES = {
     Outcome.CRASH: "The subject raised an error, or ended its process.",
     Outcome.TIMEOUT: "The subject was not done in time (--timeout).",
     Outcome.OUT_OF_MEMORY: "The subject asked for more memory than there is, or than it may have (--memory).",
+    Outcome.COMPILE_ERROR: "Triton or XLA did not compile the subject.",
     Outcome.CHANGED_INPUTS: "The subject wrote to an array that it was given.",
     Outcome.WRONG_SHAPE: "An output or a gradient has the wrong shape.",
     Outcome.WRONG_DTYPE: "An output or a gradient has the wrong dtype.",

@@ -1,4 +1,4 @@
-"""The process that a subject runs in: it imports JAX and the subject, and answers cases until its parent is gone.
+"""The process that a subject runs in: it imports JAX, if there is one, and the subject, and answers cases.
 
 What it says goes through a pipe of its own. stdout and stderr are the subject's, and the parent reads them.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import importlib.util
 import os
 import resource
 import signal
@@ -17,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from verify._backend import BackendOption, choose_backend
+from verify._case import Case
 from verify._environment import describe_environment
 from verify._errors import SuiteError, UsageError
 from verify._subject import Signature, Subject, load_subject
@@ -31,10 +33,20 @@ class Started(Signature):
     Attributes:
         parameters: of the subject.
         environment: what the subject runs on.
+        missing: which of jax and ml_dtypes its interpreter has not.
     """
 
     parameters: frozenset[str] | None
     environment: dict[str, Any]
+    missing: frozenset[str]
+
+    def lacks(self, case: Case) -> str | None:
+        """As of any signature, and what the case needs of the interpreter."""
+        if case.cotangents != "none" and "jax" in self.missing:
+            return "its Python has no JAX, which gradients need (--no-gradients leaves them out)"
+        if case.dtype == "bfloat16" and "ml_dtypes" in self.missing:
+            return "its Python has no ml_dtypes, which bfloat16 needs"
+        return super().lacks(case)
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,8 @@ def work(descriptor: int, parent: int, subject: str, backend: BackendOption) -> 
     channel = Connection(descriptor)
     try:
         loaded = _load(subject, backend)
-        channel.send(Started(loaded.parameters, describe_environment()))
+        missing = frozenset(name for name in ("jax", "ml_dtypes") if importlib.util.find_spec(name) is None)
+        channel.send(Started(loaded.parameters, describe_environment(), missing))
     except Exception as error:
         channel.send(error if isinstance(error, UsageError) else SuiteError(traceback.format_exc()[-2000:]))
         return
@@ -78,12 +91,14 @@ def _answer(request: Any, subject: Subject) -> Any:
     if isinstance(request, Canary):
         return _sing()
     try:
-        return subject.execute(request)
+        return subject.execute(*request)
     except KeyboardInterrupt as interrupt:
         return interrupt
 
 
 def _sing() -> str | None:
+    if importlib.util.find_spec("jax") is None:
+        return None
     import jax.numpy as jnp
 
     try:

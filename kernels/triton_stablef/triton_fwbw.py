@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.triton_stablef._arguments import check_arguments, kernel_dtype
+from kernels._arguments import check_arguments, kernel_dtype
 from kernels.triton_stablef._backward import Cotangents, Saved, mlstm_chunkwise_bw
 from kernels.triton_stablef._forward import Arrays, Options, mlstm_chunkwise_fw, run_recurrence
 from kernels.triton_stablef._tiles import block_l

@@ -35,6 +35,23 @@ def one_token_less(q, k, v, i, f):
     return mlstm(q, k, v, i, f)[:, :, :-1]
 
 
+def returns_nothing(q, k, v, i, f):
+    mlstm(q, k, v, i, f)
+
+
+def returns_no_state(*, return_last_states=False, **arguments):
+    return mlstm(**arguments), None
+
+
+def returns_half_a_state(*, return_last_states=False, **arguments):
+    h, last = mlstm(**arguments, return_last_states=True)
+    return h, last[:2]
+
+
+def returns_text(q, k, v, i, f):
+    return "done"
+
+
 def raises(q, k, v, i, f):
     raise MemoryError("no [bold] room for " + "x" * 10_000)
 

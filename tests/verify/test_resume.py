@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verify import Case, UsageError
+from verify._export import read_table
 from verify._run import MANIFEST, RESULTS, RunWriter, read_run
 from verify.cli._selection import choose_shard
 
@@ -57,11 +58,15 @@ def test_a_killed_run_goes_on(whole, tmp_path):
     process.communicate()
     with results.open("a") as lines:
         lines.write('{"case": "torn')
+    code, out, _ = finish("export", tmp_path / "run")
+    assert code == 0
+    assert "results.parquet: " in out
     before = results.read_text().rpartition("\n")[0] + "\n"
     code, out, err = finish("run", "--resume", tmp_path / "run", "--jobs", "0")
     assert code == 0, err
     assert "7 planned, 7 executed: 7 pass" in out
     assert results.read_text().startswith(before)
+    assert read_table(tmp_path / "run" / "results.parquet").num_rows == 7
     assert records(tmp_path / "run") == records(whole)
 
 
@@ -85,6 +90,14 @@ def test_options_may_not_contradict_the_run(whole, arguments, told):
     code, _, err = finish("run", "--resume", whole, *arguments)
     assert code == 2
     assert told in " ".join(err.split())
+
+
+def test_a_plan_that_does_not_parse_is_named(whole, tmp_path):
+    text = (whole / MANIFEST).read_text()
+    (tmp_path / MANIFEST).write_text(text.replace("ordinary", "odd"))
+    code, _, err = finish("run", "--resume", tmp_path)
+    assert code == 2
+    assert f"{tmp_path / MANIFEST} plans what is no case: regime 'odd' is unknown" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
@@ -117,6 +130,10 @@ def test_shards_are_put_together(whole, tmp_path):
     assert records(tmp_path / "merged") == records(whole)
     merged, unsharded = (json.loads((path / MANIFEST).read_text()) for path in (tmp_path / "merged", whole))
     assert merged["planned"] == unsharded["planned"]
+    first, second = (read_table(path / "results.parquet").drop(["seconds"]) for path in (tmp_path / "merged", whole))
+    assert first.equals(second)
+    for name in ("measurements.parquet", "curves.parquet"):
+        assert (tmp_path / "merged" / name).read_bytes() == (whole / name).read_bytes()
 
     for which, told in (("12", "shard 3/3 is missing"), ("113", "")):
         code, _, err = finish("merge", *(tmp_path / name for name in which), "--out", tmp_path / f"not{which}")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from verify._errors import SuiteError, UsageError
 from verify.cli._calibrate import calibrate_command
+from verify.cli._export import export
 from verify.cli._list import list_app
 from verify.cli._merge import merge
 from verify.cli._references import references
@@ -22,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command()(run)
 app.command()(references)
 app.command()(merge)
+app.command()(export)
 app.command("calibrate")(calibrate_command)
 app.add_typer(list_app, name="list")
 

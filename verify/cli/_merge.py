@@ -20,6 +20,8 @@ def merge(
     out: Annotated[Path, typer.Option(help="Run directory to be made.")],
 ) -> None:
     """Put the shards of a run together: the records, and their order, are those of the run as a whole."""
+    from verify._export import write_tables
+
     check_directory(out)
     runs = _in_order({path: read_run(path) for path in shards})
     planned = _interleaved([manifest["planned"] for manifest, _ in runs])
@@ -29,6 +31,7 @@ def merge(
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     (out / RESULTS).write_text("".join(json.dumps(records[name]) + "\n" for name in planned))
     print_summary(Console(highlight=False, markup=False), manifest, [records[name] for name in planned])
+    write_tables(out, manifest, [records[name] for name in planned])
 
 
 Run = tuple[dict[str, Any], list[dict[str, Any]]]

@@ -23,7 +23,7 @@ from verify._case import Case
 from verify._environment import describe_environment
 from verify._errors import UsageError
 from verify._isolation import IsolatedSubject, Limits
-from verify._run import STARTED, RunWriter, check_directory, read_manifest, read_run
+from verify._run import MANIFEST, STARTED, RunWriter, check_directory, read_manifest, read_run
 from verify._runner import run_cases
 from verify._self_test import self_test
 from verify._subject import DEFAULT_SUBJECT, Subject, load_subject
@@ -74,6 +74,10 @@ def run(
     isolate: Annotated[
         IsolateOption, typer.Option(help="The subject in a process of its own, in one for each case, or in this one.")
     ] = IsolateOption.worker,
+    python: Annotated[
+        Path | None,
+        typer.Option(help="Another interpreter for the subject's process, with NumPy and what the subject imports."),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for a case; not with --isolate none.")] = 900.0,
     memory: Annotated[
         float | None,
@@ -101,14 +105,14 @@ def run(
             "--no-gradients": not gradients,
         }
         cases: Iterable[Case]
-        cases, subject = _of_the_run(resume, subject, [name for name, value in given.items() if value])
+        cases, subject, python = _of_the_run(resume, subject, python, [name for name, value in given.items() if value])
     else:
         cases = _choose(tier or "smoke", case or [], k, shard, minutes, gradients=gradients, seed=seed)
         directory = out or _default_directory("cases" if case else tier or "smoke")
         check_directory(directory)
     store = open_cache(cache)
     limits = Limits(timeout) if memory is None else Limits(timeout, int(memory * 2**30))
-    opened = _open_subject(subject or DEFAULT_SUBJECT, backend, isolate, limits)
+    opened = _open_subject(subject or DEFAULT_SUBJECT, backend, isolate, limits, python)
     with _clean_stdout() if as_json else contextlib.nullcontext(), opened as loaded:
         # A worker starts meanwhile.
         left_out = self_test()
@@ -128,6 +132,9 @@ def run(
             )
         _execute(writer, cases, loaded, jobs, store)
     manifest, records = read_run(directory)
+    from verify._export import write_tables
+
+    write_tables(directory, manifest, records)
     if as_json:
         print(json.dumps({"directory": str(directory), **manifest, "results": records}, indent=2))
     else:
@@ -140,13 +147,15 @@ def run(
 
 @contextlib.contextmanager
 def _open_subject(
-    name: str, backend: BackendOption, isolate: IsolateOption, limits: Limits
+    name: str, backend: BackendOption, isolate: IsolateOption, limits: Limits, python: Path | None = None
 ) -> Iterator[Subject | IsolatedSubject]:
     if isolate is IsolateOption.none:
+        if python is not None:
+            raise UsageError(f"--python {python} is for a process of its own, which --isolate none does not start.")
         choose_backend(backend)
         yield load_subject(name)
         return
-    with IsolatedSubject(name, backend, limits, alone=isolate is IsolateOption.case) as isolated:
+    with IsolatedSubject(name, backend, limits, alone=isolate is IsolateOption.case, python=python) as isolated:
         yield isolated
 
 
@@ -179,8 +188,13 @@ def _default_directory(name: str) -> Path:
     return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
 
 
-def _of_the_run(directory: Path, subject: str | None, given: Sequence[str]) -> tuple[list[Case], str]:
-    """The cases and the subject of an interrupted run, which no option may contradict."""
+def _of_the_run(
+    directory: Path, subject: str | None, python: Path | None, given: Sequence[str]
+) -> tuple[list[Case], str, Path | None]:
+    """The cases, the subject and the interpreter of an interrupted run.
+
+    No option may contradict them; but what is installed for the interpreter may lie elsewhere now.
+    """
     if given:
         raise UsageError(
             f"--resume {directory} goes on with the cases of that run; {', '.join(given)} cannot be given."
@@ -192,7 +206,12 @@ def _of_the_run(directory: Path, subject: str | None, given: Sequence[str]) -> t
     manifest = read_manifest(directory)
     if subject not in (None, manifest["subject"]):
         raise UsageError(f"--resume {directory} is a run of {manifest['subject']}; --subject is {subject}.")
-    return [Case.parse(name) for name in manifest["planned"]], manifest["subject"]
+    recorded = manifest["environment"].get("interpreter")
+    python = Path(recorded) if python is None and recorded else python
+    try:
+        return [Case.parse(name) for name in manifest["planned"]], manifest["subject"], python
+    except UsageError as error:
+        raise UsageError(f"{directory / MANIFEST} plans what is no case: {error}") from error
 
 
 def _execute(

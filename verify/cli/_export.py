@@ -1,0 +1,23 @@
+"""``mlstm-verify export``: the tables of a run, made again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verify._run import read_run
+
+
+def export(run: Annotated[Path, typer.Argument(help="Run directory, of an interrupted or killed run too.")]) -> None:
+    """Write the Parquet tables of a run from its records, as every run does at its end."""
+    from verify._export import write_tables
+
+    manifest, records = read_run(run, unfinished=True)
+    for path, rows in write_tables(run, manifest, records).items():
+        print(f"{path}: {rows} rows")
+    missing = len(manifest["planned"]) - len(records)
+    if missing:
+        print(f"notice: {missing} planned cases are not recorded; go on with run --resume {run}", file=sys.stderr)
