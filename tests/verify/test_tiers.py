@@ -15,6 +15,7 @@ from verify._case import COTANGENTS, DTYPES
 from verify._regimes import REGIMES, regime_tokens
 from verify._run import STARTED, read_run
 from verify._tiers import EXCLUDED, STANDARD, TIERS, covering_cases
+from verify.cli._run import _choose as choose
 from verify.cli._selection import draw_cases, select_cases
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,18 +126,28 @@ def test_soak_runs_until_its_time_is_up(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("tier", "shard", "minutes", "message"),
     [
-        (["run", "--tier", "soak", "--shard", "1/2"], "--shard 1/2 is a part of all cases; --tier soak has no end"),
-        (["run", "--tier", "soak", "--minutes", "0"], "--minutes is 0; expected more than 0"),
-        (["run", "--tier", "smoke", "--minutes", "3"], "--minutes 3 is for a tier without an end"),
-        (["run", "--case", Case().id, "--seed", "0"], "--seed 0 is for a tier"),
-        (["run", "--resume", "verify", "--seed", "0", "--minutes", "0"], "--seed, --minutes cannot be given"),
-        (["references", "--tier", "soak"], "--tier soak has no end"),
-        (["references", "--tier", "huge"], "expected one of smoke, standard, full, soak"),
+        ("soak", "1/2", None, "--shard 1/2 is a part of all cases; --tier soak has no end"),
+        ("soak", None, 0.0, "--minutes is 0; expected more than 0"),
+        ("soak", None, float("nan"), "--minutes is nan; expected more than 0"),
+        ("smoke", None, 3.0, "--minutes 3 is for a tier without an end"),
+        ("huge", None, None, "--tier is 'huge'; expected one of smoke, standard, full, soak"),
     ],
 )
-def test_options_that_do_not_fit(arguments, message):
+def test_options_that_do_not_fit(tier, shard, minutes, message):
+    with pytest.raises(UsageError, match=message):
+        choose(tier, [], None, shard, minutes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--resume", "verify", "--seed", "0", "--minutes", "0"], "--seed, --minutes cannot be given"),
+        (["references", "--tier", "soak"], "--tier soak has no end"),
+    ],
+)
+def test_commands_say_so(arguments, message):
     done = verify(*arguments)
     assert done.returncode == 2
     assert message in done.stderr.replace("\n", " ")
