@@ -112,8 +112,10 @@ def _alternating(rng: np.random.Generator, shape: tuple[int, ...], level: float)
 
 def _edge(rng: np.random.Generator, shape: tuple[int, ...], level: float) -> Gates:
     # With f = -4 the token before, 4 higher, weighs as much as the token: both m and what is read alternate.
-    signs = (-1.0) ** np.arange(shape[-1])
-    return level + 2.0 * signs + 0.25 * rng.standard_normal(shape), np.full(shape, -4.0)
+    signs, f = (-1.0) ** np.arange(shape[-1]), np.full(shape, -4.0)
+    # m_0, 0 without an initial state, would take many tokens to fall to the edge.
+    f[..., 0] = -2000.0
+    return level + 2.0 * signs + 0.25 * rng.standard_normal(shape), f
 
 
 def _repeated(rng: np.random.Generator, shape: tuple[int, ...], _: float) -> Gates:

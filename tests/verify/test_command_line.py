@@ -144,7 +144,8 @@ def test_default_directory_is_new_under_runs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("what", "told"), [("regimes", "soft_capped"), ("subjects", "the default"), ("cases", "dead_input")]
+    ("what", "told"),
+    [("regimes", "soft_capped"), ("subjects", "the default"), ("cases", "dead_input"), ("tiers", "1,048,576")],
 )
 def test_lists(what, told):
     done = verify("list", what)
@@ -177,7 +178,7 @@ def test_tier_adapts_to_a_subject_without_a_last_state(tmp_path):
     done = verify(
         "run",
         "-k",
-        "S1-QK32 and none",
+        "S1- and not warm and not empty",
         "--subject",
         "tests.subjects.wrong:bare_vjp",
         "--json",
