@@ -178,7 +178,7 @@ def test_tier_adapts_to_a_subject_without_a_last_state(tmp_path):
     done = verify(
         "run",
         "-k",
-        "S1- and not warm and not empty",
+        "ordinary and S70 and correct and none and vjp-all",
         "--subject",
         "tests.subjects.wrong:bare_vjp",
         "--json",
