@@ -16,7 +16,7 @@ from math import nan
 import numpy as np
 
 _BACKWARD = ("dk", "dv", "di", "df")
-_BINS = 24
+_BINS = 16
 # Fewer points have no slope worth the name.
 _FITTED = 6
 
