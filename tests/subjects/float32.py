@@ -1,4 +1,4 @@
-"""Correct subjects in NumPy float32: recurrence, parallel and chunkwise form; and the same with a small systematic error.
+"""Correct subjects in NumPy float32, recurrence, parallel and chunkwise, and the same with a small systematic error.
 
 Straightforward formulas of docs/method.md, sections 1, 2 and 12, with two stabilizers and with sums of gates that
 never subtract. [C | n] is one matrix, n being C for v = 1. Everything is float32; they run outside of jax.jit only.
