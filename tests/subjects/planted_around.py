@@ -177,12 +177,14 @@ def of_gradients(change):
     def fault(subject):
         @functools.wraps(subject)
         def wrong(**given):
+            others = {key: value for key, value in given.items() if key != name}
+
             @jax.custom_vjp
             def spoiled(x):
                 return x
 
-            spoiled.defvjp(lambda x: (x, x), lambda x, gradient: (change(gradient, x, **given),))
-            return subject(**given | {name: spoiled(given[name])})
+            spoiled.defvjp(lambda x: (x, x), lambda x, gradient: (change(gradient, x, **others),))
+            return subject(**others | {name: spoiled(given[name])})
 
         return wrong
 
