@@ -132,7 +132,8 @@ def run_copy(tmp_path: Path, fault: tuple[str, str, str] | None, expression: str
         path.write_text(source.replace(text, replacement))
     # The copy is found first, verify and oracles behind it.
     code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; from verify.cli import main; main()"
-    command = [sys.executable, "-c", code, "run", "-k", expression, "--jobs", "0", "--out", str(tmp_path / "run")]
+    options = ["-k", expression, "--jobs", "0", "--isolate", "none", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-c", code, "run", *options]
     return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
 
 
