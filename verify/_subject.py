@@ -275,6 +275,15 @@ def load_subject(name: str) -> Subject:
         function = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:
         raise UsageError(f"subject {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    return make_subject(name, function)
+
+
+def make_subject(name: str, function: Callable[..., Any]) -> Subject:
+    """The subject that a callable is.
+
+    Raises:
+        UsageError: if it is no callable that takes q, k, v, i and f.
+    """
     if not callable(function):
         raise UsageError(f"subject {name!r} is a {type(function).__name__}; expected a callable.")
     subject = Subject(name, function, _parameters(function))
