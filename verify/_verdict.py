@@ -41,6 +41,8 @@ class Outcome(Enum):
     WRONG_DTYPE = "wrong-dtype"
     NONFINITE = "nonfinite"
     INACCURATE = "inaccurate"
+    RELATION_BROKEN = "relation-broken"
+    NONDETERMINISTIC = "nondeterministic"
     UNSUPPORTED = "unsupported"
     PASS = "pass"
 
@@ -64,6 +66,8 @@ _SENTENCES = {
     Outcome.WRONG_DTYPE: "An output or a gradient has the wrong dtype.",
     Outcome.NONFINITE: "An output or a gradient is NaN or infinite where the reference is finite.",
     Outcome.INACCURATE: "An output or a gradient is further from the reference than rounding explains.",
+    Outcome.RELATION_BROKEN: "Two results of the subject are not related as every correct kernel's are.",
+    Outcome.NONDETERMINISTIC: "The same call did not give the same bits again.",
     Outcome.UNSUPPORTED: "The subject's signature lacks what the case needs; it was not run.",
     Outcome.PASS: "Every output and every gradient is within the running error bound.",
 }
