@@ -7,7 +7,8 @@ The verdict comes from the results of the subject alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
 from verify._case import Case, CaseError
 from verify._problem import Problem
@@ -45,6 +46,11 @@ class RelationCase(Case):
         """The name of this case; ``parse_case`` is the inverse."""
         return f"{self.relation}/{super().id}"
 
+    @property
+    def base(self) -> Case:
+        """The case that gives the inputs."""
+        return Case(**{field.name: getattr(self, field.name) for field in fields(Case)})
+
     @classmethod
     def on(cls, relation: str, case: Case) -> RelationCase:
         """The relation of this name, checked on the case."""
@@ -57,9 +63,45 @@ def parse_case(text: str) -> Case:
     return RelationCase.on(relation, Case.parse(rest)) if slash else Case.parse(text)
 
 
+def relation_cases(tier: str) -> Iterator[RelationCase]:
+    """The relations of a tier, each on every base case of the tier that it says something about.
+
+    smoke: every relation, forward, with gradients where it has them, in three regimes; made for Triton's interpreter.
+    standard: every relation at 8192 tokens, in two dtypes. Any other: the same, and at 131,072 tokens.
+    """
+    if tier == "smoke":
+        # Heads and tokens cost time in the interpreter: as many as the relation needs.
+        small = Case(length=20, dhqk=16, dhhv=16, chunk_size=16)
+        yield from _every_relation(small, ("ordinary",))
+        yield from _every_relation(replace(small, initial="warm@2"), ("input_gates@20",))
+        yield from _every_relation(replace(small, initial="warm@2", cotangents="all"), ("soft_capped@15",))
+        return
+    for length, dtypes in ((8192, ("float32", "bfloat16")), (131_072, ("float32",))):
+        if length == 8192 or tier != "standard":
+            for dtype in dtypes:
+                long = Case(length=length, dtype=dtype, initial="warm@2")
+                yield from _every_relation(long, ("ordinary", "forget@10", "soft_capped@15"))
+                yield from _every_relation(replace(long, cotangents="all"), ("ordinary",))
+    yield from relation_cases("smoke")
+
+
+def _every_relation(base: Case, regimes: tuple[str, ...]) -> Iterator[RelationCase]:
+    several = {
+        "batch_permutation": replace(base, batch=2),
+        "head_permutation": replace(base, heads=2),
+        "nan_in_one_head": replace(base, heads=3),
+        "input_gate_shift": replace(base, eps=0.0, norm_val=0.0, initial="warm@2"),
+    }
+    for regime in regimes:
+        for name, relation in RELATIONS.items():
+            case = replace(several.get(name, base), regime=regime)
+            if relation.asks[0](case):
+                yield RelationCase.on(name, case)
+
+
 def compare(case: RelationCase, problem: Problem, call: Call) -> list[Apart]:
     """How far apart the subject leaves what should be equal; RefusedError for results that are not to be compared."""
-    return list(RELATIONS[case.relation].compare(Runs(Given(case, problem.arrays, problem.cotangents), call)))
+    return list(RELATIONS[case.relation].compare(Runs(Given(case.base, problem.arrays, problem.cotangents), call)))
 
 
 def check_relation(case: RelationCase, problem: Problem, call: Call) -> Verdict:

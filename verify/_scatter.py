@@ -9,9 +9,10 @@ The scatter of a row of an output x, which is all that stands at one index but t
 Nudged inputs are the inputs moved by one unit in the last place of their dtype, up or down at random: q, k, v, f, the
 initial state, and i where it is float32. (Gates are computed in float32: what a 16-bit i loses, it has lost before the
 subject sees it.) u is half a unit in the last place of the output's dtype. M is the largest |i| and |m_0| of the head:
-a stabilizer of that size, in float32, is off by as much as no input can tell, as no result depends on it. Where two results say the same in exact
-arithmetic, rounding puts them as far apart as the problem is ill conditioned, and so does the nudging: z needs no
-oracle and no tolerance.
+a stabilizer of that size in float32 rounds, and as no result depends on it, no nudged input tells.
+
+Where two results are the same in exact arithmetic, rounding puts them as far apart as the problem is ill conditioned,
+and so does the nudging: z needs no oracle and no tolerance.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from verify._case import DTYPES, Case
 from verify._regimes import regime_tokens
+from verify._relation_cases import relation_cases
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Tier:
 
     def cases(self) -> list[Case]:
         """The cases, each once."""
-        return list(dict.fromkeys(self.make()))
+        return list(dict.fromkeys([*self.make(), *relation_cases(self.name)]))
 
 
 def _smoke() -> Iterator[Case]:

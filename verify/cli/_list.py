@@ -1,4 +1,4 @@
-"""``mlstm-verify list``: cases, regimes, subjects."""
+"""``mlstm-verify list``: cases, regimes, relations, subjects."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from verify._regimes import REGIMES
+from verify._relations import RELATIONS
 from verify._subject import DEFAULT_SUBJECT, KNOWN_SUBJECTS
 from verify._tiers import TIERS
 from verify.cli._selection import select_cases
 
-list_app = typer.Typer(no_args_is_help=True, help="List cases, gate regimes or known subjects.")
+list_app = typer.Typer(no_args_is_help=True, help="List cases, gate regimes, relations or known subjects.")
 
 
 @list_app.command()
@@ -39,6 +40,15 @@ def regimes() -> None:
     for name, regime in REGIMES.items():
         token = f"{name}@NUMBER" if regime.parameters else name
         table.add_row(token, " ".join(f"{value:g}" for value in regime.parameters), regime.stresses)
+    Console(highlight=False, width=100).print(table)
+
+
+@list_app.command()
+def relations() -> None:
+    """The relations, what each says, and what it asks of a case."""
+    table = Table("relation", "says", "asks for", box=None, pad_edge=False, width=100)
+    for name, relation in RELATIONS.items():
+        table.add_row(name, relation.says, relation.asks[1])
     Console(highlight=False, width=100).print(table)
 
 

@@ -22,6 +22,7 @@ from verify._case import Case
 from verify._environment import describe_environment
 from verify._errors import UsageError
 from verify._isolation import IsolatedSubject, Limits
+from verify._relation_cases import parse_case
 from verify._run import RunWriter, check_directory, read_manifest, read_run
 from verify._runner import run_cases
 from verify._self_test import self_test
@@ -139,7 +140,7 @@ def _of_the_run(directory: Path, subject: str | None, given: Sequence[str]) -> t
     manifest = read_manifest(directory)
     if subject not in (None, manifest["subject"]):
         raise UsageError(f"--resume {directory} is a run of {manifest['subject']}; --subject is {subject}.")
-    return [Case.parse(name) for name in manifest["planned"]], manifest["subject"]
+    return [parse_case(name) for name in manifest["planned"]], manifest["subject"]
 
 
 def _execute(

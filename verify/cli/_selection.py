@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from verify._case import Case
 from verify._errors import UsageError
+from verify._relation_cases import parse_case
 from verify._tiers import TIERS
 
 _TOKEN = re.compile(r"\s*(\(|\)|[^\s()]+)")
@@ -28,14 +29,18 @@ def select_cases(tier: str, ids: Sequence[str], expression: str | None, *, gradi
     """
     if tier not in TIERS:
         raise UsageError(f"--tier is {tier!r}; expected one of {', '.join(TIERS)}.")
-    cases = [Case.parse(text) for text in ids] or TIERS[tier].cases()
+    cases = [parse_case(text) for text in ids] or TIERS[tier].cases()
     if expression is not None:
         matches = _Expression(expression)
         selected = [case for case in cases if matches(case.id)]
         if not selected:
             raise UsageError(f"-k {expression!r} selects none of {len(cases)} cases; see mlstm-verify list cases.")
         cases = selected
-    return cases if gradients else list(dict.fromkeys(replace(case, cotangents="none") for case in cases))
+    if gradients:
+        return cases
+    # A relation of gradients has no forward pass alone.
+    forward = (replace(case, cotangents="none") for case in cases if "gradient_causality/" not in case.id)
+    return list(dict.fromkeys(forward))
 
 
 def choose_shard(cases: list[Case], shard: str) -> list[Case]:
