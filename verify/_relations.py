@@ -237,12 +237,16 @@ def _chunk_size(runs: Runs) -> Iterator[Apart]:
 
 
 def _linearity_in_v(runs: Runs) -> Iterator[Apart]:
-    v = runs.given.arrays["v"]
-    first = np.random.default_rng([runs.case.seed, 3]).integers(0, 2, v.shape).astype(bool)
-    none = np.zeros((), v.dtype)
-    without = {name: np.zeros_like(array) for name, array in runs.given.arrays.items() if name == "c_initial"}
-    one = in_float64(runs(runs.given.but(v=np.where(first, v, none))))
-    two = in_float64(runs(runs.given.but(v=np.where(first, none, v), **without)))
+    # x = 2x - x, exact in every dtype; which of the two is in which part is drawn for every element.
+    rng = np.random.default_rng([runs.case.seed, 3])
+    arrays = {name: array for name, array in runs.given.arrays.items() if name in ("v", "c_initial")}
+    factors = {name: np.where(rng.integers(0, 2, array.shape), 2, -1) for name, array in arrays.items()}
+
+    def part(factor_of: Callable[[np.ndarray], np.ndarray]) -> Arrays:
+        scaled = {name: array * factor_of(factors[name]).astype(array.dtype) for name, array in arrays.items()}
+        return in_float64(runs(runs.given.but(**scaled)))
+
+    one, two = part(lambda factor: factor), part(lambda factor: 1 - factor)
     total = one | {name: one[name] + two[name] for name in ("h", "C_last") if name in one}
     yield from on_scale(total, runs.base, scale_of(runs.given, runs.base, runs.scatter))
 

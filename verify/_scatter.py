@@ -75,8 +75,9 @@ def nudge(array: np.ndarray, rng: np.random.Generator, *, least: float = 0.0) ->
     target = np.where(up, np.inf, -np.inf).astype(array.dtype)
     moved = np.nextafter(array, target)
     if least:
-        return np.where(np.isfinite(array), np.where(abs(array) < least, np.where(up, least, -least), moved), array)
-    return np.where(np.isfinite(array) & (array != 0), moved, array).astype(array.dtype)
+        moved = np.where(abs(array) < least, np.where(up, least, -least), moved)
+    movable = np.isfinite(array) & ((array != 0) | (least > 0))
+    return np.where(movable, moved, array).astype(array.dtype)
 
 
 @dataclass(frozen=True)

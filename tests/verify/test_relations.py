@@ -91,15 +91,15 @@ BROKEN = [
     ("mixes_heads", on("nan_in_one_head", heads=2), "h"),
     ("masked_product_over_heads", on("nan_in_one_head", heads=3), "h"),
     ("counts_its_calls", on("repeatability"), "h"),
-    ("forgets_in_padding", on("padding"), "C_last"),
-    ("writes_in_padding", on("padding", regime="forget@-10"), "m_last"),
+    ("forgets_in_padding", on("padding"), "m_last"),
+    ("writes_in_padding", on("padding"), "m_last"),
     ("drops_m_0", on("two_pieces"), "h"),
     ("wrong_at_edges", on("chunk_size"), "h"),
     ("wrong_at_edges", on("two_pieces", chunk_size=4), "h"),
     ("clips_v", on("linearity_in_v", initial="none"), ""),
     ("clips_h", on("linearity_in_v"), "h"),
     ("clips_v", on("scaling_of_v"), ""),
-    ("clips_i", on("input_gate_shift", WARM, eps=0.0, norm_val=0.0), ""),
+    ("clips_i", on("input_gate_shift", WARM, regime="input_gates@20", eps=0.0, norm_val=0.0), ""),
 ]
 
 
@@ -123,7 +123,7 @@ def test_only_repeatability_is_called_nondeterministic():
 @pytest.mark.parametrize(
     ("subject", "outcome", "told"),
     [
-        ("unrelated:loses_a_token", Outcome.WRONG_SHAPE, r"h has shape \(1, 1, 19, 16\); expected \(1, 1, 20, 16\)"),
+        ("unrelated:loses_a_token", Outcome.WRONG_SHAPE, "h has shape (1, 1, 19, 16); expected (1, 1, 20, 16)"),
         ("unrelated:nan_in_h", Outcome.NONFINITE, "20 elements of h are NaN"),
         ("wrong:raises", Outcome.OUT_OF_MEMORY, "MemoryError"),
     ],
@@ -131,7 +131,7 @@ def test_only_repeatability_is_called_nondeterministic():
 def test_what_cannot_be_compared_has_its_own_outcome(subject, outcome, told):
     verdict = run_case(on("repeatability"), load_subject(f"tests.subjects.{subject}")).verdict
     assert verdict.outcome is outcome
-    assert np.any([told_by in verdict.reason for told_by in (told.replace("\\", ""),)])
+    assert told in verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_record_names_relation_place_and_size():
     record = result_record(result)
     assert record["case"] == f"chunk_size/{SMALL.id}"
     assert record["measurements"] == []
-    assert "chunk_size: h[0, 0, 8, " in record["reason"]
+    assert "chunk_size: h[0, 0, 16, " in record["reason"]
     assert "RMS z" in record["reason"]
     assert (
         record["reason"]
