@@ -7,7 +7,7 @@ The verdict comes from the results of the subject alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 from verify._case import Case, CaseError
@@ -63,40 +63,46 @@ def parse_case(text: str) -> Case:
     return RelationCase.on(relation, Case.parse(rest)) if slash else Case.parse(text)
 
 
-def relation_cases(tier: str) -> Iterator[RelationCase]:
-    """The relations of a tier, each on every base case of the tier that it says something about.
+# With more than these the smoke tier takes too long in Triton's interpreter.
+_IN_LARGE_GATES = ("prefix_causality", "two_pieces", "linearity_in_v", "input_gate_shift")
+_WITH_GRADIENTS = ("gradient_causality", "head_permutation", "nan_in_one_head", "repeatability", "chunk_size")
 
-    smoke: every relation, forward, with gradients where it has them, in three regimes; made for Triton's interpreter.
-    standard: every relation at 8192 tokens, in two dtypes. Any other: the same, and at 131,072 tokens.
+
+def relation_cases(tier: str) -> Iterator[RelationCase]:
+    """The relations of a tier, on cases that they say something about.
+
+    smoke: every relation forward in one regime, some in a second, some with gradients in a third, at 20 tokens.
+    standard: every relation in three regimes and two dtypes, with gradients in one, at 8192 tokens; and smoke.
+    Any other: also at 131,072 tokens in float32.
     """
     if tier == "smoke":
         # Heads and tokens cost time in the interpreter: as many as the relation needs.
         small = Case(length=20, dhqk=16, dhhv=16, chunk_size=16)
-        yield from _every_relation(small, ("ordinary",))
-        yield from _every_relation(replace(small, initial="warm@2"), ("input_gates@20",))
-        yield from _every_relation(replace(small, initial="warm@2", cotangents="all"), ("soft_capped@15",))
+        yield from _on_each(small, RELATIONS)
+        warm = replace(small, initial="warm@2")
+        yield from _on_each(replace(warm, regime="input_gates@20"), _IN_LARGE_GATES)
+        yield from _on_each(replace(warm, regime="soft_capped@15", cotangents="all"), _WITH_GRADIENTS)
         return
-    for length, dtypes in ((8192, ("float32", "bfloat16")), (131_072, ("float32",))):
-        if length == 8192 or tier != "standard":
-            for dtype in dtypes:
-                long = Case(length=length, dtype=dtype, initial="warm@2")
-                yield from _every_relation(long, ("ordinary", "forget@10", "soft_capped@15"))
-                yield from _every_relation(replace(long, cotangents="all"), ("ordinary",))
+    reach = [(8192, "float32"), (8192, "bfloat16")]
+    for length, dtype in reach if tier == "standard" else [*reach, (131_072, "float32")]:
+        long = Case(length=length, dtype=dtype, initial="warm@2")
+        for regime in ("ordinary", "forget@10", "soft_capped@15"):
+            yield from _on_each(replace(long, regime=regime), RELATIONS)
+        yield from _on_each(replace(long, cotangents="all"), RELATIONS)
     yield from relation_cases("smoke")
 
 
-def _every_relation(base: Case, regimes: tuple[str, ...]) -> Iterator[RelationCase]:
+def _on_each(base: Case, names: Iterable[str]) -> Iterator[RelationCase]:
     several = {
         "batch_permutation": replace(base, batch=2),
         "head_permutation": replace(base, heads=2),
         "nan_in_one_head": replace(base, heads=3),
         "input_gate_shift": replace(base, eps=0.0, norm_val=0.0, initial="warm@2"),
     }
-    for regime in regimes:
-        for name, relation in RELATIONS.items():
-            case = replace(several.get(name, base), regime=regime)
-            if relation.asks[0](case):
-                yield RelationCase.on(name, case)
+    for name in names:
+        case = several.get(name, base)
+        if RELATIONS[name].asks[0](case):
+            yield RelationCase.on(name, case)
 
 
 def compare(case: RelationCase, problem: Problem, call: Call) -> list[Apart]:
