@@ -235,3 +235,10 @@ def test_scale_counts_rounding_of_the_output_and_of_the_stabilizer():
     np.testing.assert_allclose(scale["h"], 2.0 * 2.0**-24 * np.hypot(1.0, largest))
     (apart,) = on_scale({"h": h["h"] * np.float32(1.001)}, h, scale)
     np.testing.assert_allclose(apart.rms_z, 0.002 / scale["h"][0, 0, 0], rtol=1e-4)
+
+
+def test_scale_of_float16_does_not_fall_below_its_smallest_unit():
+    given_ = Given(SMALL, make_problem(SMALL).arrays, {})
+    h = {"h": np.full((1, 1, 20, 16), 2.0**-24, np.float16)}
+    scale = scale_of(given_, h)["h"]
+    np.testing.assert_allclose(scale, 2.0**-25, rtol=1e-6)
