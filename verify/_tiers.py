@@ -18,6 +18,7 @@ import numpy as np
 from verify._case import COTANGENTS, DTYPES, Case
 from verify._covering import Factors, covering_array
 from verify._regimes import REGIMES, regime_tokens
+from verify._relation_cases import relation_cases
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Tier:
 
     def draw(self, seed: int = 0) -> Iterator[Case]:
         """The cases with that seed, each once. The cases of an endless tier have seeds of their own."""
-        return each_once(self.make(seed))
+        relations = () if self.endless else relation_cases(self.name)
+        return each_once(itertools.chain(self.make(seed), (replace(case, seed=seed) for case in relations)))
 
     def cases(self, seed: int = 0) -> list[Case]:
         """All cases of a tier that has an end."""
