@@ -200,7 +200,9 @@ def _ratio(got, ball, e):
 
 
 def may_be_of_any_size(case):
-    """Whether exp(m_0 - m_t) / d_t may be, where the initial state holds nothing."""
+    """Whether exp(m_0 - m_t) / d_t may be, where the initial state holds nothing, or 1 / d_t, where q_t is zero."""
+    if case.regime == "zeros" and case.eps == 0.0:
+        return True
     state, _, m_0 = case.initial.partition("@")
     if state == "none":  # zeros with m_0 = 0, of which there is no gradient
         return case.eps == case.norm_val == 0.0
