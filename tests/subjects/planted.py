@@ -88,6 +88,8 @@ _DLAST = "dlast = np.concatenate([dC, dn[..., None]], -1)"
 _EXCESS_OF_LAST = "dm - np.sum(dlast * to_m * made.last, (-2, -1))"
 _BFLOAT16 = ".astype(ml_dtypes.bfloat16).astype(F)"
 _AT_MINUS_20 = {"regime": "input_gates@-20"}
+# m_last is a sum of log forgets that comes out near 0.
+_NEAR_0 = {"regime": "dead_input", "initial": "empty@-1000", "length": 70, "chunk_size": 32}
 _CONSTANT = {"stabilize_correctly": False}
 
 
@@ -261,7 +263,7 @@ _EDITED = (
         "gates",
         "hard",
         ((_PHI, "self.phi = np.minimum(self.f, 0) - np.log(1 + np.exp(-abs(self.f)))"),),
-        seen={"regime": "forget@10", "initial": "warm@50"},
+        seen=_NEAR_0,
     ),
     Planted(
         "own forget gate included",
@@ -323,7 +325,7 @@ _EDITED = (
                 _SUMS + f"\n        {_PREFIX}self.sums = np.where(np.isfinite(differences), differences, self.sums)",
             ),
         ),
-        seen={"regime": "soft_capped@15", "chunk_size": 64, "length": 64},
+        seen=_NEAR_0,
     ),
     Planted(
         "decay factors above 1 above the diagonal",
@@ -340,7 +342,6 @@ _EDITED = (
         "precision",
         "hard",
         (('1 + 1e-5 if self.fault == "n scaled" else 1', "1 + 1e-5"),),
-        seen={"regime": "forget@10", **_CONSTANT},
     ),
     Planted(
         "n scaled by 1.0001",
