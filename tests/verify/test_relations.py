@@ -233,6 +233,8 @@ def test_scale_counts_rounding_of_the_output_and_of_the_stabilizer():
     scale = scale_of(given_, h)
     largest = np.abs(problem.arrays["i"]).max()
     np.testing.assert_allclose(scale["h"], 2.0 * 2.0**-24 * np.hypot(1.0, largest))
+    zero = scale_of(given_, {"m": np.zeros((1, 1, 20), np.float32)})["m"]
+    np.testing.assert_allclose(zero, 2.0**-24 * largest)
     (apart,) = on_scale({"h": h["h"] * np.float32(1.001)}, h, scale)
     np.testing.assert_allclose(apart.rms_z, 0.002 / scale["h"][0, 0, 0], rtol=1e-4)
 
