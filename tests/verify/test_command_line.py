@@ -10,6 +10,7 @@ import pytest
 
 from kernels import BACKEND
 from verify import Case
+from verify._relation_cases import parse_case
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Case(length=5, dhqk=4, dhhv=4, chunk_size=16)
@@ -154,7 +155,7 @@ def test_lists(what, told):
 
 def test_listed_cases_parse():
     done = verify("list", "cases", "--tier", "standard", "-k", "float16")
-    assert all(Case.parse(line).dtype in ("float16", "bfloat16") for line in done.stdout.splitlines())
+    assert all(parse_case(line).dtype in ("float16", "bfloat16") for line in done.stdout.splitlines())
     assert "It leaves out" in done.stderr
 
 
@@ -168,7 +169,7 @@ def test_no_gradients_runs_the_forward_pass_alone(tmp_path):
 
 
 def test_list_of_cases_without_gradients():
-    listed = [Case.parse(line) for line in verify("list", "cases", "--no-gradients").stdout.splitlines()]
+    listed = [parse_case(line) for line in verify("list", "cases", "--no-gradients").stdout.splitlines()]
     assert {case.cotangents for case in listed} == {"none"}
     assert len(set(listed)) == len(listed) > 50
 

@@ -16,6 +16,7 @@ from verify._relations import RELATIONS, _on_grid
 from verify._run import result_record
 from verify._scatter import FLOAT32_TINY, Given, exactly, nudge, on_scale, scale_of
 from verify._tiers import TIERS
+from verify.cli._selection import select_cases
 
 SMALL = Case(length=20, dhqk=16, dhhv=16, chunk_size=16)
 WARM = dataclasses.replace(SMALL, initial="warm@2")
@@ -244,3 +245,10 @@ def test_scale_of_float16_does_not_fall_below_its_smallest_unit():
     h = {"h": np.full((1, 1, 20, 16), 2.0**-24, np.float16)}
     scale = scale_of(given_, h)["h"]
     np.testing.assert_allclose(scale, 2.0**-25, rtol=1e-6)
+
+
+def test_no_gradients_leaves_out_the_relation_of_gradients():
+    gradients = on("gradient_causality", cotangents="all")
+    assert select_cases("smoke", [gradients.id, SMALL.id], None, gradients=False) == [SMALL]
+    with pytest.raises(UsageError, match="--no-gradients leaves none of 1 cases"):
+        select_cases("smoke", [gradients.id], None, gradients=False)
