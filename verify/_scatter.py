@@ -9,7 +9,8 @@ The scatter of a row of an output x, which is all that stands at one index but t
 Nudged inputs are the inputs moved by one unit in the last place of their dtype, up or down at random: q, k, v, f, the
 initial state, and i where it is float32. (Gates are computed in float32: what a 16-bit i loses, it has lost before the
 subject sees it.) u rms(x) is half a unit in the last place of the output's dtype. M is the largest |i| and |m_0| of the
-head: a stabilizer of that size in float32 rounds, and as no result depends on it, no nudged input tells.
+head: a stabilizer of that size in float32 rounds, and as no result depends on it, no nudged input tells. (For m
+itself, 2^-24 M without rms(x).)
 
 Where two results are the same in exact arithmetic, rounding puts them as far apart as the problem is ill conditioned,
 and so does the nudging: z needs no oracle and no tolerance.
@@ -135,8 +136,9 @@ def scale_of(given: Given, base: Arrays, *scatters: Arrays) -> Arrays:
         dtype = ml_dtypes.finfo(array.dtype)
         # Below the smallest normal number of float16 one rounding is as large as at it.
         parts = [float(dtype.eps) / 2 * np.maximum(size, float(dtype.smallest_normal)), np.asarray(FLOAT32_TINY)]
-        if name not in ("m", "m_last"):
-            parts.append(stabilizer.reshape(stabilizer.shape + (1,) * (size.ndim - 2)) * size)
+        # m itself is off by one rounding of that size; all else as exp(m) is.
+        of = np.ones_like(size) if name in ("m", "m_last") else size
+        parts.append(stabilizer.reshape(stabilizer.shape + (1,) * (size.ndim - 2)) * of)
         parts += [scatter[name] for scatter in scatters]
         with np.errstate(all="ignore"):
             scale[name] = np.sqrt(sum(part**2 for part in parts))

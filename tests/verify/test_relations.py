@@ -16,6 +16,7 @@ from verify._relations import RELATIONS, _on_grid
 from verify._run import result_record
 from verify._scatter import FLOAT32_TINY, Given, exactly, nudge, on_scale, scale_of
 from verify._tiers import TIERS
+from verify.cli._selection import select_cases
 
 SMALL = Case(length=20, dhqk=16, dhhv=16, chunk_size=16)
 WARM = dataclasses.replace(SMALL, initial="warm@2")
@@ -233,6 +234,8 @@ def test_scale_counts_rounding_of_the_output_and_of_the_stabilizer():
     scale = scale_of(given_, h)
     largest = np.abs(problem.arrays["i"]).max()
     np.testing.assert_allclose(scale["h"], 2.0 * 2.0**-24 * np.hypot(1.0, largest))
+    zero = scale_of(given_, {"m": np.zeros((1, 1, 20), np.float32)})["m"]
+    np.testing.assert_allclose(zero, 2.0**-24 * largest)
     (apart,) = on_scale({"h": h["h"] * np.float32(1.001)}, h, scale)
     np.testing.assert_allclose(apart.rms_z, 0.002 / scale["h"][0, 0, 0], rtol=1e-4)
 
@@ -242,3 +245,10 @@ def test_scale_of_float16_does_not_fall_below_its_smallest_unit():
     h = {"h": np.full((1, 1, 20, 16), 2.0**-24, np.float16)}
     scale = scale_of(given_, h)["h"]
     np.testing.assert_allclose(scale, 2.0**-25, rtol=1e-6)
+
+
+def test_no_gradients_leaves_out_the_relation_of_gradients():
+    gradients = on("gradient_causality", cotangents="all")
+    assert select_cases("smoke", [gradients.id, SMALL.id], None, gradients=False) == [SMALL]
+    with pytest.raises(UsageError, match="--no-gradients leaves none of 1 cases"):
+        select_cases("smoke", [gradients.id], None, gradients=False)

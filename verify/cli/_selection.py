@@ -58,7 +58,9 @@ def select_cases(
     if gradients:
         return cases
     # A relation of gradients has no forward pass alone.
-    forward = (replace(case, cotangents="none") for case in cases if "gradient_causality/" not in case.id)
+    forward = [replace(case, cotangents="none") for case in cases if "gradient_causality/" not in case.id]
+    if not forward:
+        raise UsageError(f"--no-gradients leaves none of {len(cases)} cases: gradient_causality needs gradients.")
     return list(each_once(forward))
 
 
