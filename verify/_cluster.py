@@ -77,12 +77,15 @@ class Cluster:
         return UsageError(f"--scheduler {self.address}: {told}")
 
     def _check_versions(self) -> None:
-        versions = self.client.get_versions()
+        versions: Any = self.client.get_versions()
         here = versions["client"]["packages"]
         for name, theirs in {"the scheduler": versions["scheduler"], **versions["workers"]}.items():
             there = theirs["packages"]
-            differ = [f"{package} is {there.get(package)}, here {here[package]}" for package in _SAME
-                      if there.get(package) != here[package]]
+            differ = [
+                f"{package} is {there.get(package)}, here {here[package]}"
+                for package in _SAME
+                if there.get(package) != here[package]
+            ]
             if differ:
                 raise self.error(f"{name} has other versions than this process: {'; '.join(differ)}.")
 
@@ -109,7 +112,8 @@ class Cluster:
 
     def workers(self, resource: str | None = None) -> dict[str, Any]:
         """What the scheduler knows of each worker that has a resource, or of each, by its address."""
-        workers = self.client.scheduler_info()["workers"]
+        # Of all of them, not of the first five.
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
         return {name: known for name, known in workers.items() if resource is None or known["resources"].get(resource)}
 
     def gpu_workers(self) -> list[str]:
@@ -176,7 +180,7 @@ def _connect(address: str) -> Client:
         with warnings.catch_warnings():
             # The cluster's versions are asked for at once.
             warnings.simplefilter("ignore", VersionMismatchWarning)
-            return Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+            return Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         told = f"no Dask scheduler answers within {_CONNECT_SECONDS:g} seconds ({error}); expected tcp://HOST:PORT"
         raise UsageError(f"--scheduler {address}: {told} of a scheduler, as `dask scheduler` starts one.") from error
@@ -289,7 +293,9 @@ class SubjectOnCluster(Signature):
         for other in others:
             told = [{"environment": answers[address].environment} for address in (first, other)]
             if changed := differences(*told):
-                message = f"worker {other} is not as worker {first}: {'; '.join(changed)}; expected workers that are alike."
+                message = (
+                    f"worker {other} is not as worker {first}: {'; '.join(changed)}; expected workers that are alike."
+                )
                 raise self._cluster.error(message)
         started: Started = answers[first]
         return started
@@ -353,7 +359,5 @@ class SubjectOnCluster(Signature):
         self._running[future] = case
 
 
-def _open_isolated(
-    name: str, backend: BackendOption, limits: Callable[[], Limits], alone: bool
-) -> IsolatedSubject:
+def _open_isolated(name: str, backend: BackendOption, limits: Callable[[], Limits], alone: bool) -> IsolatedSubject:
     return IsolatedSubject(name, backend, limits(), alone=alone)

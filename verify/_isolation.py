@@ -92,7 +92,7 @@ class IsolatedSubject:
         self._worker.end()
 
     def stop(self) -> None:
-        """From another thread: what ``execute`` is doing there ends, with an error. The end of the context must follow."""
+        """From another thread than ``execute``, which fails if it is not done. The context is left as ever."""
         self._stopped = True
         self._worker.kill()
 

@@ -8,10 +8,10 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,14 +23,18 @@ from verify._environment import describe_environment
 from verify._errors import UsageError
 from verify._isolation import IsolatedSubject, Limits
 from verify._run import RunWriter, check_directory, read_manifest, read_run
-from verify._runner import run_cases
+from verify._runner import Result, run_cases
 from verify._self_test import self_test
 from verify._subject import DEFAULT_SUBJECT, Subject, load_subject
 from verify._table import print_summary
 from verify._verdict import Outcome
 from verify.cli._cache import CacheOption, open_cache
 from verify.cli._progress import print_notice, progress_bar
+from verify.cli._scheduler import SchedulerOption, open_cluster
 from verify.cli._selection import choose_shard, select_cases
+
+if TYPE_CHECKING:
+    from verify._cluster import SubjectOnCluster
 
 
 class IsolateOption(StrEnum):
@@ -65,7 +69,10 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TIME-TIER.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this directory.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes for references.")] = os.cpu_count() or 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=0, help="Processes for references. Default: one a core; not with --scheduler.")
+    ] = None,
+    scheduler: SchedulerOption = None,
 ) -> None:
     """Run cases against a subject and record them. Exit code 0: all passed; 1: a case failed."""
     if resume:
@@ -84,12 +91,17 @@ def run(
         directory = out or _default_directory("cases" if case else tier or "smoke")
         check_directory(directory)
     store = open_cache(cache)
-    limits = Limits(timeout) if memory is None else Limits(timeout, int(memory * 2**30))
-    opened = _open_subject(subject or DEFAULT_SUBJECT, backend, isolate, limits)
+    limits = functools.partial(Limits, timeout, **({} if memory is None else {"memory": int(memory * 2**30)}))
+    given_limits = limits()
+    opened: contextlib.AbstractContextManager[Subject | IsolatedSubject | SubjectOnCluster]
+    if scheduler:
+        opened = _open_on_cluster(scheduler, jobs, subject or DEFAULT_SUBJECT, backend, isolate, limits)
+    else:
+        opened = _open_subject(subject or DEFAULT_SUBJECT, backend, isolate, given_limits)
     with _clean_stdout() if as_json else contextlib.nullcontext(), opened as loaded:
         # A worker starts meanwhile.
         left_out = self_test()
-        environment = loaded.started.environment if isinstance(loaded, IsolatedSubject) else describe_environment()
+        environment = describe_environment() if isinstance(loaded, Subject) else loaded.started.environment
         for name in left_out:
             print(f"notice: the self-test leaves out {name}", file=sys.stderr)
         if resume:
@@ -102,7 +114,7 @@ def run(
             writer = RunWriter(
                 directory, command=command, subject=loaded.name, cases=cases, shard=shard, environment=environment
             )
-        _execute(writer, cases, loaded, jobs, store)
+        _execute(writer, cases, loaded, os.cpu_count() or 1 if jobs is None else jobs, store)
     manifest, records = read_run(directory)
     if as_json:
         print(json.dumps({"directory": str(directory), **manifest, "results": records}, indent=2))
@@ -126,6 +138,27 @@ def _open_subject(
         yield isolated
 
 
+@contextlib.contextmanager
+def _open_on_cluster(
+    scheduler: str,
+    jobs: int | None,
+    name: str,
+    backend: BackendOption,
+    isolate: IsolateOption,
+    limits: Callable[[], Limits],
+) -> Iterator[SubjectOnCluster]:
+    if isolate is IsolateOption.none:
+        raise UsageError(
+            "--isolate none and --scheduler cannot both be given: a subject on a cluster has a process of its own; "
+            "expected worker or case."
+        )
+    with open_cluster(scheduler, jobs) as cluster:
+        from verify._cluster import SubjectOnCluster
+
+        with SubjectOnCluster(cluster, name, backend, limits, alone=isolate is IsolateOption.case) as subject:
+            yield subject
+
+
 def _default_directory(name: str) -> Path:
     return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
 
@@ -143,14 +176,23 @@ def _of_the_run(directory: Path, subject: str | None, given: Sequence[str]) -> t
 
 
 def _execute(
-    writer: RunWriter, cases: Sequence[Case], subject: Subject | IsolatedSubject, jobs: int, cache: ReferenceCache
+    writer: RunWriter,
+    cases: Sequence[Case],
+    subject: Subject | IsolatedSubject | SubjectOnCluster,
+    jobs: int,
+    cache: ReferenceCache,
 ) -> None:
     remaining = [case for case in cases if case.id not in writer.finished]
     with writer, progress_bar() as progress:
         task = progress.add_task("", total=len(cases), completed=len(writer.finished), case="")
         notice = functools.partial(print_notice, progress)
+        steps: Iterator[tuple[Case, Result | None]]
+        if isinstance(subject, Subject | IsolatedSubject):
+            steps = run_cases(remaining, subject, max(0, min(jobs, len(remaining) - 1)), cache, notice)
+        else:
+            steps = subject.run_cases(remaining, cache, notice)
         try:
-            for case, result in run_cases(remaining, subject, max(0, min(jobs, len(remaining) - 1)), cache, notice):
+            for case, result in steps:
                 if result is None:
                     progress.update(task, case=case.id)
                     continue
@@ -163,6 +205,7 @@ def _execute(
             done = f"{len(writer.finished)} of {len(cases)} cases are recorded"
             print(f"interrupted: {done}; go on with: mlstm-verify run --resume {writer.directory}", file=sys.stderr)
             raise
+        writer.put_in_order()
 
 
 def _exit_code(records: list[dict[str, Any]]) -> int:
