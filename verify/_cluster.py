@@ -182,7 +182,7 @@ def _connect(address: str) -> Client:
             warnings.simplefilter("ignore", VersionMismatchWarning)
             return Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:
-        told = f"no Dask scheduler answers within {_CONNECT_SECONDS:g} seconds ({error}); expected tcp://HOST:PORT"
+        told = f"no Dask scheduler answers ({error}); expected tcp://HOST:PORT"
         raise UsageError(f"--scheduler {address}: {told} of a scheduler, as `dask scheduler` starts one.") from error
 
 
@@ -258,6 +258,7 @@ class SubjectOnCluster(Signature):
         alone: whether each case has a process of its own.
 
     Attributes:
+        cluster: as given.
         started: what every worker said of the subject and of what it runs on.
 
     Raises:
@@ -273,7 +274,7 @@ class SubjectOnCluster(Signature):
         *,
         alone: bool = False,
     ) -> None:
-        self.name, self._cluster = name, cluster
+        self.name, self.cluster = name, cluster
         self._plugin = f"mlstm-verify-{uuid.uuid4()}"
         self._references: dict[Future, Case] = {}
         self._running: dict[Future, Case] = {}
@@ -288,7 +289,7 @@ class SubjectOnCluster(Signature):
         self.parameters = self.started.parameters
 
     def _start(self, workers: Sequence[str]) -> Started:
-        answers = self._cluster.ask_workers(start, plugin=self._plugin, workers=workers)
+        answers = self.cluster.ask_workers(start, plugin=self._plugin, workers=workers)
         first, *others = answers
         for other in others:
             told = [{"environment": answers[address].environment} for address in (first, other)]
@@ -296,7 +297,7 @@ class SubjectOnCluster(Signature):
                 message = (
                     f"worker {other} is not as worker {first}: {'; '.join(changed)}; expected workers that are alike."
                 )
-                raise self._cluster.error(message)
+                raise self.cluster.error(message)
         started: Started = answers[first]
         return started
 
@@ -309,8 +310,8 @@ class SubjectOnCluster(Signature):
     def _end(self) -> None:
         # Where the scheduler is gone, the workers end their subjects themselves.
         with contextlib.suppress(OSError, TimeoutError, CancelledError):
-            self._cluster.client.cancel([*self._references, *self._running], force=True)
-            self._cluster.client.unregister_worker_plugin(self._plugin)
+            self.cluster.client.cancel([*self._references, *self._running], force=True)
+            self.cluster.client.unregister_worker_plugin(self._plugin)
 
     def run_cases(
         self, cases: Sequence[Case], cache: ReferenceCache, notice: Callable[[str], None]
@@ -325,11 +326,11 @@ class SubjectOnCluster(Signature):
         Raises:
             SuiteError: if a reference cannot be computed, the cluster is lost, or nothing runs on a device any more.
         """
-        tasks = _Tasks(self._cluster, _GPU, notice)
+        tasks = _Tasks(self.cluster, _GPU, notice)
         for case in (*cases, None):
             if case is not None:
                 self._submit(case, cache, notice)
-            while self._running and (case is None or len(self._running) >= self._cluster.room()):
+            while self._running and (case is None or len(self._running) >= self.cluster.room()):
                 for future in tasks.wait({**self._references, **self._running}):
                     if future in self._references:
                         of = self._references.pop(future)
@@ -348,11 +349,11 @@ class SubjectOnCluster(Signature):
             if damage:
                 notice(f"{damage}; computed again")
             if reference is None:
-                reference = self._cluster.reference(case)
+                reference = self.cluster.reference(case)
                 self._references[reference] = case
         conditions = Conditions(source_digest(), self.started.environment)
         with dask.config.set(_CONFIG):
-            future = self._cluster.client.submit(
+            future = self.cluster.client.submit(
                 run, case, reference, self._plugin, conditions,
                 key=f"case-{uuid.uuid4()}", resources={_GPU: 1}, priority=1,
             )  # fmt: skip

@@ -187,10 +187,12 @@ def _execute(
         task = progress.add_task("", total=len(cases), completed=len(writer.finished), case="")
         notice = functools.partial(print_notice, progress)
         steps: Iterator[tuple[Case, Result | None]]
+        again = f"mlstm-verify run --resume {writer.directory}"
         if isinstance(subject, Subject | IsolatedSubject):
             steps = run_cases(remaining, subject, max(0, min(jobs, len(remaining) - 1)), cache, notice)
         else:
             steps = subject.run_cases(remaining, cache, notice)
+            again += f" --scheduler {subject.cluster.address}"
         try:
             for case, result in steps:
                 if result is None:
@@ -203,7 +205,7 @@ def _execute(
                     print(f"{told} {result.seconds:.1f}s {case.id}", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
             done = f"{len(writer.finished)} of {len(cases)} cases are recorded"
-            print(f"interrupted: {done}; go on with: mlstm-verify run --resume {writer.directory}", file=sys.stderr)
+            print(f"interrupted: {done}; go on with: {again}", file=sys.stderr)
             raise
         writer.put_in_order()
 
