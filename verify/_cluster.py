@@ -237,6 +237,10 @@ class _Tasks:
             raise
         except Exception as error:
             raise SuiteError(f"case {case.id} on the cluster: {type(error).__name__}: {error}") from error
+        finally:
+            # What Dask keeps for somebody it computes again when the worker is lost, and this one is held on to here
+            # until garbage is collected.
+            future.release()
         return None
 
     def finish(self) -> None:

@@ -206,9 +206,11 @@ def test_a_task_that_lost_its_workers_is_no_verdict():
         raise KilledWorker("case", None, 3)
 
     tasks = _Tasks(connected(), None, print)
-    assert tasks.result(SimpleNamespace(result=lambda: 1), CASES[0]) == 1
+    released = []
+    assert tasks.result(SimpleNamespace(result=lambda: 1, release=lambda: released.append(1)), CASES[0]) == 1
     tasks.finish()
-    assert tasks.result(SimpleNamespace(result=lost), CASES[0]) is None
+    assert tasks.result(SimpleNamespace(result=lost, release=lambda: released.append(2)), CASES[0]) is None
+    assert released == [1, 2]
     with pytest.raises(SuiteError, match=f"Dask gave up what it lost several workers with: {CASES[0].id};"):
         tasks.finish()
 
