@@ -128,8 +128,9 @@ def test_a_run_interrupted_and_resumed_with_a_worker_killed_is_as_a_local_run(cl
     assert local.returncode == 1, err
     options = (*SUBJECT, "--scheduler", address, "--cache", tmp_path / "cache")
 
+    hung.unlink()
     run = verify("run", *of(CASES), *options, "--out", tmp_path / "run")
-    wait_until(lambda: lines(tmp_path / "run") >= 4, run)
+    wait_until(lambda: lines(tmp_path / "run") >= 4 and hung.exists(), run)
     run.send_signal(signal.SIGINT)
     out, err = run.communicate()
     assert run.returncode == 130, err
