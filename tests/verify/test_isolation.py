@@ -16,7 +16,7 @@ from verify import Case, Outcome, UsageError, load_subject, run_case
 from verify._backend import BackendOption
 from verify._isolation import Limits
 from verify._run import RESULTS, result_record
-from verify.cli._run import IsolateOption, _open_subject
+from verify.cli._opening import IsolateOption, open_subject
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLY = "tests.subjects.deadly:deadly"
@@ -146,8 +146,8 @@ def test_a_subject_that_dies_at_its_import_starts_nothing(tmp_path):
 
 
 def test_in_this_process_if_asked(monkeypatch):
-    monkeypatch.setattr("verify.cli._run.choose_backend", lambda _: None)
-    with _open_subject(DEADLY, BackendOption.auto, IsolateOption.none, Limits()) as subject:
+    monkeypatch.setattr("verify.cli._opening.choose_backend", lambda _: None)
+    with open_subject(DEADLY, BackendOption.auto, IsolateOption.none, Limits) as subject:
         assert subject.function is deadly
 
 
