@@ -26,7 +26,7 @@ from verify import Case, SuiteError, UsageError
 from verify._backend import BackendOption
 from verify._cache import ReferenceCache
 from verify._cluster import Cluster, SubjectOnCluster, _Tasks
-from verify._dask_worker import _checked, _Seat, check_process
+from verify._dask_worker import _checked, _Seat, check_process, source_digest
 from verify._isolation import IsolatedSubject, Limits
 from verify._run import RESULTS, differences, read_run
 from verify._worker import Started
@@ -163,7 +163,7 @@ def test_a_soak_under_another_interpreter_over_a_cluster(cluster, tmp_path):
     drawn = ("--tier", "soak", "--minutes", "0.02", "--seed", "3", "-k", "S3- and fw")
     options = ("--subject", "tests.subjects.correct:mlstm", "--scheduler", cluster[0], "--out", tmp_path / "run")
     run = verify("run", *drawn, *options, "--python", sys.executable)
-    out, err = run.communicate()
+    _, err = run.communicate()
     assert run.returncode == 0, err
     manifest, of_run = read_run(tmp_path / "run")
     first = [case.id for case in itertools.islice(draw_cases("soak", "S3- and fw", seed=3), len(of_run))]
@@ -290,6 +290,13 @@ def test_references_that_a_machine_draws_otherwise_or_that_are_damaged(tmp_path)
     }
     with pytest.raises(SuiteError, match=f"the reference of case {CASES[0].id} is of other arrays"):
         _checked(content.replace(b'"problem": "', b'"problem": "0', 1), CASES[0])
+
+
+def test_another_calibration_is_another_source(tmp_path, monkeypatch):
+    here = source_digest()
+    (tmp_path / "calibration.json").write_text("{}")
+    monkeypatch.setattr("verify._dask_worker.CALIBRATION", tmp_path / "calibration.json")
+    assert source_digest.__wrapped__() != here
 
 
 def test_a_process_with_other_source():

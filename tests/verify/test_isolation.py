@@ -69,7 +69,7 @@ def test_each_way_to_die_is_an_outcome_and_the_run_goes_on(tmp_path):
         "abort": ("crash", "its worker died of SIGABRT; tried once more alone, as its first worker died of SIGABRT"),
         "segfault": ("crash", "its worker died of SIGSEGV; tried once more alone"),
         "end": ("crash", "its worker ended with exit code 3; tried once more alone"),
-        "end_the_first_time": ("pass", "bound; tried once more alone, as its first worker ended with exit code 7"),
+        "end_the_first_time": ("pass", "threshold); tried once more alone, as its first worker ended with exit code 7"),
         "allocate": ("out-of-memory", "GiB and was killed (--memory 0.6)"),
         "exhaust": ("out-of-memory", "RuntimeError: RESOURCE_EXHAUSTED: Out of memory"),
         "overwrite": ("changed-inputs", "wrote to what it was given: q"),
