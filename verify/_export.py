@@ -20,9 +20,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from verify._case import Case
 from verify._errors import UsageError
 from verify._measurement import Measurement
+from verify._relation_cases import parse_case
 from verify._run import RESULTS
 
 VERSION = 1
@@ -48,7 +48,7 @@ _CURVE = ("position", "error", "noise", "bound")
 _SIZES = ("batch", "heads", "length", "dhqk", "dhhv", "chunk_size")
 _OF_RUN = ("subject", "shard", "backend", "device")
 _RESULTS = {
-    **dict.fromkeys(("case", "regime"), pa.string()),
+    **dict.fromkeys(("case", "relation", "regime"), pa.string()),
     "parameter": pa.float64(),
     **dict.fromkeys(_SIZES, pa.int64()),
     **dict.fromkeys(("dtype", "mode"), pa.string()),
@@ -139,7 +139,7 @@ def _rows(manifest: dict[str, Any], record: dict[str, Any]) -> Iterator[tuple[st
 
 
 def _of_case(text: str) -> dict[str, Any]:
-    case = Case.parse(text)
+    case = parse_case(text)
     row = {field.name: getattr(case, field.name) for field in fields(case)} | {"mode": case.mode}
     for name, parameter in (("regime", "parameter"), ("initial", "m_0")):
         row[name], _, value = row[name].partition("@")

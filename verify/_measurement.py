@@ -238,6 +238,8 @@ def _place(name: str, worst: tuple[np.intp, ...], reference: Reference) -> tuple
 
 def _saturate(actual: np.ndarray, wanted: np.ndarray, bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
     # Where the right value is beyond the largest number of the dtype, or rounding may carry it there, inf is right.
+    import ml_dtypes
+
     largest = float(ml_dtypes.finfo(dtype).max)
     overflow = np.isinf(actual) & np.isfinite(wanted) & (np.sign(actual) * wanted + bound >= largest)
     return np.where(overflow, wanted, actual)
