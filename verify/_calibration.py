@@ -93,8 +93,9 @@ def calibrate(runs: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]) -> di
                 "subject": manifest["subject"],
                 "device": environment["device"],
                 "backend": environment["backend"],
-                "command": " ".join(manifest["command"]),
+                "packages": {name: environment["packages"].get(name) for name in ("jax", "triton", "numpy")},
                 "definition": manifest["definition"],
+                "seeds": sorted({int(record["case"].rpartition(":seed")[2]) for record in records}),
                 "cases": len(records),
                 "measurements": len(measured),
             }

@@ -127,6 +127,9 @@ def compute_reference(
         if name in GRADIENT_OF.values():
             bounds[name] = bounds[name] + _underflow(case, problem)
         beyond = _may_leave_float32(name, number, problem.inputs) | without_gradient.get(name, False)
+        if not case.eps:
+            # exp(-m) may leave even float64, and d_t be 0.
+            beyond = beyond | np.isnan(values[name]) | np.isnan(bounds[name])
         if beyond.any():
             unknown[name] = beyond
             values[name], bounds[name] = np.where(beyond, 0.0, values[name]), np.where(beyond, np.inf, bounds[name])

@@ -75,8 +75,8 @@ def relation_cases(tier: str) -> Iterator[RelationCase]:
     """The relations of a tier, on cases that they say something about.
 
     smoke: every relation forward in one regime, some in a second, some with gradients in a third, at 20 tokens.
-    standard: every relation in three regimes and two dtypes, with gradients in one, at 8192 tokens; and smoke.
-    Any other: also at 131,072 tokens in float32.
+    standard: every relation in two dtypes, with gradients in a third regime, at 8192 tokens.
+    Any other: these in three regimes each, and at 131,072 tokens in float32; and smoke.
     """
     if tier == "smoke":
         # Heads and tokens cost time in the interpreter: as many as the relation needs.
@@ -86,8 +86,13 @@ def relation_cases(tier: str) -> Iterator[RelationCase]:
         yield from _on_each(replace(warm, regime="input_gates@20"), _IN_LARGE_GATES)
         yield from _on_each(replace(warm, regime="soft_capped@15", cotangents="all"), _WITH_GRADIENTS)
         return
-    reach = [(8192, "float32"), (8192, "bfloat16")]
-    for length, dtype in reach if tier == "standard" else [*reach, (131_072, "float32")]:
+    if tier == "standard":
+        long = Case(length=8192, initial="warm@2")
+        yield from _on_each(replace(long, regime="soft_capped@15"), RELATIONS)
+        yield from _on_each(replace(long, regime="forget@10", dtype="bfloat16"), RELATIONS)
+        yield from _on_each(replace(long, cotangents="all"), RELATIONS)
+        return
+    for length, dtype in ((8192, "float32"), (8192, "bfloat16"), (131_072, "float32")):
         long = Case(length=length, dtype=dtype, initial="warm@2")
         for regime in ("ordinary", "forget@10", "soft_capped@15"):
             yield from _on_each(replace(long, regime=regime), RELATIONS)

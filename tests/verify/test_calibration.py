@@ -41,13 +41,13 @@ def run(outcome="pass", ratio=0.5, count=400):
     measurement = {"output": "h", "ratio": ratio}
     records = [
         {
-            "case": f"case{number}",
+            "case": f"case:seed{number}",
             "outcome": outcome,
             "measurements": [{**measurement, "rms_z": 1.0 + number / count, "largest_z": 2.0 + number / count}],
         }
         for number in range(count)
     ]
-    environment = {"device": "cpu", "backend": "interpret"}
+    environment = {"device": "cpu", "backend": "interpret", "packages": {"jax": "0.11.2"}}
     manifest = {"subject": "a:b", "environment": environment, "command": ["run"], "definition": "d"}
     return manifest, records
 
