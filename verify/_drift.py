@@ -5,16 +5,17 @@
     moved              one did
     changed outcome    the verdict on the case is another
 
-Rounding moves a measure as far as two correct kernels are apart. Their errors are independent: of e and e' in units of
-the noise floor, the root mean square of e' - e is sqrt(2), and | RMS z' - RMS z | is at most that. The largest z moves by
-no more than the largest that any correct implementation of the calibration had. Two errors below the bound differ by no
-more than the bound in error / bound. A fourth measure, the number of elements that are not finite, does not move.
+Rounding moves a measure as far as two correct kernels are apart. If their errors e and e', in units of the noise floor,
+are independent, the root mean square of e' - e is sqrt(2), and | RMS z' - RMS z | is at most the root mean square of
+e' - e. The largest z moves by no more than the largest that any correct implementation of the calibration had. error /
+bound, of two errors below the bound, moves by no more than 1. The number of elements that are not finite does not move.
 
-What moved many cases by less is found by them all together. If only roundings are others, an error grows in as many cases
-as it shrinks: a sign test, for each output and dtype, with a false alarm in 1 of 100 comparisons. Cases with the same
-arrays have one vote.
+What moved many cases by less is found by them all together. If only roundings are others, an error grows in as many
+cases as it shrinks: a sign test, for each output and dtype, with a false alarm in 1 of 100 comparisons. Cases with the
+same arrays have one vote.
 
-Above a factor of ``RATCHET`` in the measure that moved most, a move is a regression, whatever the verdict.
+What moved, in one case or in many together, is a regression if it got worse by more than the factor ``RATCHET``,
+whatever the verdict.
 """
 
 from __future__ import annotations
@@ -184,8 +185,8 @@ def _join(base: Recorded, current: Recorded) -> tuple[list[tuple[CaseRecord, Cas
     before, after = _by_arrays_and_dtype(base), _by_arrays_and_dtype(current)
     common = [(before[key], record) for key, record in after.items() if key in before]
     if not common:
-        sizes = f"{base.path} has {len(base.cases)}, {current.path} has {len(current.cases)}"
-        raise UsageError(f"not comparable: no case in common; {sizes}.")
+        told = f"{base.path} has {len(base.cases)}, {current.path} has {len(current.cases)}"
+        raise UsageError(f"not comparable: no case in common; {told}.")
     sizes = [" ".join(str(size) for size in sorted({pair[at].case.chunk_size for pair in common})) for at in (0, 1)]
     return common, (Axis("chunk size", "cases", *sizes),)
 
@@ -196,8 +197,10 @@ def _by_arrays_and_dtype(record: Recorded) -> dict[str, CaseRecord]:
 
 
 def _pair(case: str, before: Level, after: Level) -> Pair:
-    moves = {name: distance(getattr(before, name), getattr(after, name)) / reach
-             for name, reach in reaches(before.output).items()}  # fmt: skip
+    moves = {
+        name: distance(getattr(before, name), getattr(after, name)) / reach
+        for name, reach in reaches(before.output).items()
+    }
     measure = max(moves, key=lambda name: abs(moves[name]))
     kind = Kind.MOVED if abs(moves[measure]) > 1.0 else Kind.ROUNDING
     if before.digest == after.digest:
