@@ -87,11 +87,11 @@ class OutcomeChange:
 
 @dataclass(frozen=True)
 class Shift:
-    """An output that moved in many cases together.
+    """An output that moved in many cases together, in each no further than rounding moves it.
 
     Attributes:
         output, dtype: the cases of one dtype.
-        members: ids of these cases, as far as the output is not bitwise equal.
+        members: ids of these cases, as far as the output is equal to rounding.
         grew, shrank: in how many sets of arrays the error did.
         growth: log2 of RMS z, after over before; the median over these sets.
         chance: the probability that as many would agree by rounding alone.
@@ -162,6 +162,8 @@ def compare(base: Recorded, current: Recorded, *, any_subject: bool = False) -> 
         for output in before.levels:
             if output in after.levels:
                 pairs.append(_pair(name, before.levels[output], after.levels[output]))
+    if not pairs and not outcomes:
+        raise UsageError(f"not comparable: no output was measured both in {base.path} and in {current.path}.")
     shifts = _shifts(pairs, {after.case.id: after.case for _, after in joined})
     axes = changed_axes(base, current) + of_chunks
     rest = len(base.cases) - len(joined), len(current.cases) - len(joined)
@@ -233,7 +235,7 @@ def log2_growth(before: float, after: float) -> float:
 
 def _shifts(pairs: Iterable[Pair], cases: Mapping[str, Case]) -> tuple[Shift, ...]:
     changed = sorted(
-        (pair for pair in pairs if pair.kind is not Kind.EQUAL), key=lambda pair: (pair.output, cases[pair.case].dtype)
+        (pair for pair in pairs if pair.kind is Kind.ROUNDING), key=lambda pair: (pair.output, cases[pair.case].dtype)
     )
     groups = [
         _shift(output, dtype, list(members), cases)

@@ -114,7 +114,7 @@ def _describe(cases: frozenset[str], others: frozenset[str]) -> tuple[str, int, 
     def cost(choice: Sequence[_Field]) -> int:
         return sum(field.cost for field in choice) + covered(choice)
 
-    best = min(choices, key=lambda choice: (cost(choice), len(choice)))
+    best = min(choices, key=lambda choice: (cost(choice), covered(choice)))
     counts = len(cases), covered(best), len(cases) + len(others)
     if cost(best) >= len(cases):
         return ", ".join(sorted(cases)) if len(cases) <= 2 else "scattered", counts[0], 0, counts[2]

@@ -1,9 +1,9 @@
 """Since which run of a series an output is another.
 
-Bits change where two runs one after the other have other digests; an output that no two of them have in common does
+Bits change where two runs one after the other have other digests; an output that no two runs have in common does
 not repeat itself, and has no such step. A level changes where the medians of a measure before and after are further
-apart than rounding moves it (``verify._drift``): the place is that with the smallest sum of distances from these
-medians, and is looked for again on either side.
+apart than rounding moves it (``verify._drift``): at first every run is a level of its own, and the two neighbours that
+are nearest to each other become one, until none are so near.
 """
 
 from __future__ import annotations
@@ -115,16 +115,13 @@ def _occurrences(records: Sequence[Recorded]) -> dict[tuple[str, str], list[int]
 
 def _steps(values: Sequence[float], reach: float) -> list[tuple[int, float]]:
     """(index of the first value behind a step, by how much it changes), in order."""
-    if len(values) < 2 or max(abs(distance(one, other)) for one, other in pairwise(values)) == 0.0:
+    if abs(distance(min(values), max(values))) <= reach:
         return []
-    best = min(range(1, len(values)), key=lambda place: _spread(values[:place]) + _spread(values[place:]))
-    change = distance(median(values[:best]), median(values[best:]))
-    if abs(change) <= reach:
-        return []
-    after = [(best + place, step) for place, step in _steps(values[best:], reach)]
-    return [*_steps(values[:best], reach), (best, change), *after]
-
-
-def _spread(values: Sequence[float]) -> float:
-    middle = median(values)
-    return sum(abs(distance(middle, value)) for value in values)
+    starts = list(range(len(values)))
+    while True:
+        ends = [*starts[1:], len(values)]
+        levels = [median(values[start:end]) for start, end in zip(starts, ends, strict=True)]
+        changes = [distance(one, other) for one, other in pairwise(levels)]
+        if not changes or min(map(abs, changes)) > reach:
+            return list(zip(starts[1:], changes, strict=True))
+        del starts[1 + min(range(len(changes)), key=lambda place: abs(changes[place]))]
