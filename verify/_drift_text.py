@@ -46,6 +46,10 @@ def print_drift(console: Console, drift: Drift, found: Sequence[Regression], row
     for count, name in ((drift.only_base, "base"), (drift.only_current, "current")):
         if count:
             console.print(f"{_counted(count, 'case')} in the {name} alone", style="yellow")
+    for record in (drift.base, drift.current):
+        if len(record.cases) < record.planned:
+            told = f"{record.path} is unfinished: {len(record.cases)} of {record.planned} cases are recorded"
+            console.print(told, style="yellow", soft_wrap=True)
     among = as_items(drift.pairs)
     _print_outcomes(console, drift)
     _print_patterns(console, "moved, worse", patterns(as_items(_moved(drift, worse=True)), among))

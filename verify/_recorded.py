@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,6 +90,10 @@ def recorded_run(directory: Path) -> Recorded:
     if missing or not isinstance(manifest["environment"], dict):
         told = ", ".join(missing or ["environment"])
         raise UsageError(f"{directory / MANIFEST} cannot be compared: it has no {told}.")
+    try:
+        datetime.datetime.fromisoformat(manifest["started"])
+    except ValueError as error:
+        raise UsageError(f"{directory / MANIFEST}: started is no time: {error}.") from error
     cases: dict[str, CaseRecord] = {}
     for record in records:
         if record["case"] in cases:

@@ -185,6 +185,33 @@ def test_damaged_records_are_named(verify, base, current, old, new, told):
     assert told in err
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"started": "2026', '"started": "x026', "started is no time"),
+        ('"definition"', '"definitiom"', "it has no definition"),
+        ('"environment": {', '"environment": 1, "x": {', "it has no environment"),
+    ],
+)
+def test_damaged_manifests_are_named(verify, base, current, old, new, told):
+    path = current / "manifest.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    code, _, err = verify("drift", base, current)
+    assert code == 2
+    assert "current/manifest.json" in err
+    assert told in err
+
+
+def test_an_unfinished_run_is_told(verify, base, current):
+    path = current / "results.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    _, out, _ = verify("drift", base, current)
+    assert "1 case in the base alone" in out
+    assert "current is unfinished: 35 of 36 cases are recorded" in out
+
+
 def test_a_run_of_another_schema_is_named(verify, base, current):
     path = current / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
