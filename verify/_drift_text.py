@@ -122,7 +122,9 @@ def _print_shifts(console: Console, drift: Drift) -> None:
         worse = shift.grew > shift.shrank
         votes = f"{'grew' if worse else 'shrank'} in {max(shift.grew, shift.shrank)} of {shift.grew + shift.shrank}"
         told = f"RMS z {votes} sets of arrays, log2 {_signed(shift.growth)} in the middle"
-        console.print(f"  {shift.output}, {shift.dtype}: {told}; by rounding alone, {shift.chance:.0e}", soft_wrap=True)
+        console.print(
+            f"  {shift.output}, {shift.dtype}: {told} (chance of {shift.chance:.0e} by rounding alone)", soft_wrap=True
+        )
 
 
 def _print_regressions(console: Console, found: Sequence[Regression]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from verify._axes import Axis
+from verify._case import Case
 from verify._drift import OutcomeChange, compare, distance, reaches
 from verify._errors import UsageError
 from verify._pattern import Pattern, patterns
@@ -81,7 +82,8 @@ def find_steps(records: Sequence[Recorded], *, any_subject: bool = False) -> Ser
     there = _occurrences(records)
     found: dict[tuple[int, str], list[tuple[str, str]]] = defaultdict(list)
     for (output, case), places in there.items():
-        for index, what in _changes([records[place].cases[case].levels[output] for place in places]):
+        of_case = [records[place].cases[case] for place in places]
+        for index, what in _changes(of_case[0].case, [one.levels[output] for one in of_case]):
             found[places[index] if index else 0, what].append((output, case))
     steps = []
     for place, drift in enumerate(drifts, 1):
@@ -91,10 +93,10 @@ def find_steps(records: Sequence[Recorded], *, any_subject: bool = False) -> Ser
     return Series(tuple(records), tuple(steps), patterns(found[0, "unrepeatable"], there))
 
 
-def _changes(levels: Sequence[Level]) -> list[tuple[int, str]]:
+def _changes(case: Case, levels: Sequence[Level]) -> list[tuple[int, str]]:
     """Of one output: (index, ``worse``, ``better`` or ``bits``), and at the first one whether it is unrepeatable."""
     moved: dict[int, float] = {}
-    for name, reach in reaches(levels[0].output).items():
+    for name, reach in reaches(case, levels[0].output).items():
         moved = moved or dict(_steps([float(getattr(level, name)) for level in levels], reach))
     changes = [(index, "worse" if change > 0.0 else "better") for index, change in moved.items()]
     if len(levels) > 2 and len({level.digest for level in levels}) == len(levels):

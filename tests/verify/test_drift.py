@@ -12,7 +12,7 @@ from kernels.xla_chunkwise import mlstm_chunkwise_xla
 from tests.verify.recording import CASES, OUTPUTS, records, write_run
 from verify import Case, UsageError, load_subject, run_case
 from verify._axes import attribution
-from verify._drift import Kind, compare, distance, log2_growth
+from verify._drift import Kind, compare, distance, log2_growth, reaches
 from verify._pattern import as_items, patterns
 from verify._recorded import recorded_run
 from verify._reference import compute_reference
@@ -54,6 +54,31 @@ def test_what_rounding_explains(tmp_path, changed, kind):
     (pair,) = compared.of_kind(kind)
     assert (pair.case, pair.output) == (CASES[0].id, "h")
     assert pair.after.ulp == 2.0
+
+
+def test_few_numbers_may_move_further():
+    case = Case(length=5, batch=2, heads=3, dhqk=7, dhhv=11)
+    many, few = (reaches(case, output)["rms_z"] for output in ("h", "m_last"))
+    assert math.sqrt(2.0) < many < 1.7
+    assert 3.0 < few < 4.0
+    one = reaches(Case(), "m_last")
+    # The 1e-4 quantile of the size of a normal number, times sqrt(2); the approximation is 3 % above.
+    assert one["rms_z"] == pytest.approx(math.sqrt(2.0) * 3.891, rel=0.04)
+    assert one["largest_z"] >= one["rms_z"]
+
+
+def test_relations_are_compared_by_their_outcome(tmp_path):
+    def renamed(outcome):
+        return [{**one, "case": f"two_pieces/{one['case']}"} for one in records(outcome=outcome, outputs=())]
+
+    base = recorded_run(write_run(tmp_path / "base", [*records(), *renamed(lambda case: "pass")]))
+    broken = renamed(lambda case: "crash" if case.dtype == "bfloat16" else "pass")
+    compared = compare(base, recorded_run(write_run(tmp_path / "current", [*records(), *broken])))
+    assert len(compared.outcomes) == 18
+    assert all(change.case.startswith("two_pieces/") for change in compared.outcomes)
+    names = [("crash", name) for name in base.cases]
+    (pattern,) = patterns([("crash", change.case) for change in compared.outcomes], names)
+    assert pattern.where == "relation two_pieces; dtype bfloat16"
 
 
 numbers = st.floats(min_value=0.0) | st.just(math.nan)
