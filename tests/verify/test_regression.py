@@ -24,7 +24,7 @@ def only_df(**changed):
 
 @pytest.mark.parametrize(
     ("before", "after", "fails"),
-    [(0.7, 3.0, True), (3.0, 5.9, False), (3.0, 6.1, True), (3.0, 0.1, False), (0.0, 1.4, False), (0.0, 1.5, True)],
+    [(0.7, 3.0, True), (3.0, 5.9, False), (3.0, 6.1, True), (3.0, 0.1, False), (0.0, 1.8, False), (0.0, 2.0, True)],
 )
 def test_the_ratchet(tmp_path, before, after, fails):
     base = recorded_run(write_run(tmp_path / "base", records(only_df(rms_z=before))))
