@@ -38,6 +38,13 @@ def verify(session: nox.Session) -> None:
 
 
 @nox.session
+def drift(session: nox.Session) -> None:
+    """What moved between two runs, or against a baseline. Takes the arguments of `drift`."""
+    _install(session)
+    session.run("python", "-m", "verify", "drift", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """The test suite, on all cores where there is no GPU to share. Arguments go to pytest."""
     gpu = _backend_extras(session)

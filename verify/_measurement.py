@@ -241,8 +241,9 @@ def _saturate(actual: np.ndarray, wanted: np.ndarray, bound: np.ndarray, dtype: 
     import ml_dtypes
 
     largest = float(ml_dtypes.finfo(dtype).max)
-    overflow = np.isinf(actual) & np.isfinite(wanted) & (np.sign(actual) * wanted + bound >= largest)
-    return np.where(overflow, wanted, actual)
+    with np.errstate(invalid="ignore"):
+        reached = np.sign(actual) * wanted + bound >= largest
+    return np.where(np.isinf(actual) & np.isfinite(wanted) & reached, wanted, actual)
 
 
 def _quotient(error: float, norm: float) -> float:
