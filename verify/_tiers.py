@@ -155,6 +155,8 @@ def _without_normalizer(base: Case) -> Iterator[Case]:
     """Without norm_val and eps, which no array has together: only the stabilizer's freedom keeps these from 0 / 0."""
     yield replace(base, initial="empty@1000", norm_val=0.0, eps=0.0, cotangents="none")
     yield replace(base, regime="input_gates@-100", norm_val=0.0, eps=0.0)
+    # The empty state has 0 / 0, which is 0.
+    yield replace(base, regime="dead_input", norm_val=0.0, eps=0.0)
 
 
 def _beyond_float32(base: Case) -> Iterator[Case]:
@@ -162,6 +164,10 @@ def _beyond_float32(base: Case) -> Iterator[Case]:
     yield replace(base, regime="input_gates@-100", initial="warm@-100")
     # The state is still empty while exp(-m) is already beyond float32.
     yield replace(base, regime="dead_input", initial="empty@-1000")
+    # Above the diagonal, too, exponents are beyond what float32 has an exp of.
+    yield replace(base, regime="spike@200")
+    # A state of this size has digits that 16 bits have not.
+    yield replace(base, dtype="bfloat16", initial="warm@50")
 
 
 def _smoke() -> Iterator[Case]:
