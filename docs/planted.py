@@ -23,9 +23,9 @@ from verify._tiers import TIERS
 HEAD = """# Planted wrong subjects
 
 Printed by `PYTHONPATH=. python docs/planted.py`: every subject of tests/subjects/planted.py on the {cases} cases of the
-smoke tier, and where all of these pass on its {relations} relations. The check is that of the case that is furthest over
-its threshold, and how many times over it is; a number that is not finite is infinitely far. error/bound and RMS z are the
-largest over all outputs of all cases, with the output.
+smoke tier, and where all of these pass on its {relations} relations. The check is that of the case that is furthest
+over its threshold, and how many times over it is; a number that is not finite is infinitely far. error/bound and RMS z
+are the largest over all outputs of all cases, with the output.
 
 | group | grade | subject | what it does | cases that fail | check | times the threshold | error/bound | RMS z |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
