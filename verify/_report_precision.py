@@ -1,0 +1,56 @@
+"""The precision that a run reached beside the precision that its dtypes claim.
+
+    bits    -log2 of the normwise error of an output: how many leading bits of it are right, the conditioning of the
+            case included
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import isfinite, log2
+from statistics import median
+
+from verify._case import DTYPES
+from verify._report import OUTPUTS, Report
+
+# Significant bits of the significand, the hidden one included.
+CLAIMED = {"float32": 24, "float16": 11, "bfloat16": 8}
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Of the cases of one dtype.
+
+    Attributes:
+        dtype: what they claim.
+        fits: (precision, number of cases), by the tightest precision that the errors fit; ``none known`` is one.
+        bits: output to (median, fewest) bits over all cases; infinite if all are exact.
+    """
+
+    dtype: str
+    fits: tuple[tuple[str, int], ...]
+    bits: dict[str, tuple[float, float]]
+
+
+def precision_reached(report: Report) -> tuple[Reached, ...]:
+    """For every dtype that was measured."""
+    found = []
+    for dtype in DTYPES:
+        verdicts = [result.verdict for result in report.results if result.case.dtype == dtype]
+        verdicts = [verdict for verdict in verdicts if verdict.measurements]
+        if not verdicts:
+            continue
+        fits = Counter(verdict.precision or "none known" for verdict in verdicts)
+        bits: dict[str, list[float]] = {}
+        for measured in (one for verdict in verdicts for one in verdict.measurements):
+            # Of what should be 0, or is not finite, there is no relative error.
+            if isfinite(measured.normwise):
+                bits.setdefault(measured.output, []).append(_bits(measured.normwise))
+        told = {name: (median(bits[name]), min(bits[name])) for name in OUTPUTS if name in bits}
+        found.append(Reached(dtype, tuple(fits.most_common()), told))
+    return tuple(found)
+
+
+def _bits(error: float) -> float:
+    return -log2(error) if error else float("inf")
