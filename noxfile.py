@@ -38,6 +38,13 @@ def verify(session: nox.Session) -> None:
 
 
 @nox.session
+def report(session: nox.Session) -> None:
+    """A run as one file: ``nox -s report -- RUN -o report.html``. Takes the options of `mlstm-verify report`."""
+    _install(session)
+    session.run("python", "-m", "verify", "report", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """The test suite, on all cores where there is no GPU to share. Arguments go to pytest."""
     gpu = _backend_extras(session)

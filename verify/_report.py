@@ -177,4 +177,6 @@ def told(found: Finding | None) -> str:
         return "not measured"
     if found.check == "nonfinite":
         return f"{found.output} is not finite"
-    return f"{found.output}: {CHECKS[found.check]} is {found.excess:.2g} of its threshold"
+    if found.check == "ratio":
+        return f"{found.output}: error {found.excess:.3g} times its bound"
+    return f"{found.output}: {CHECKS[found.check]} {found.excess:.3g} times its threshold"

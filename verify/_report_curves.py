@@ -16,7 +16,7 @@ from verify._runner import Result
 from verify._verdict import finding
 
 WIDTH, HEIGHT = 364, 250
-LEFT, RIGHT, TOP, BOTTOM = 44, 358, 8, 176
+LEFT, RIGHT, TOP, BOTTOM = 50, 358, 12, 176
 # Fewer points show no course.
 _FEWEST = 4
 _OF_EACH = 4
@@ -149,7 +149,7 @@ class _Axis:
         """(place, label) of powers of 10, a few; of the ends where there are not two."""
         first, last = ceil(self.low), floor(self.high)
         if last <= first:
-            return tuple((self.place(value), f"{value:.1e}") for value in (10.0**self.low, 10.0**self.high))
+            return tuple((self.place(value), f"{value:.2g}") for value in (10.0**self.low, 10.0**self.high))
         step = max(1, ceil((last - first + 1) / _MOST_TICKS))
         powers = range(first, last + 1, step)
         return tuple((self.place(10.0**power), "10" + str(power).translate(_SUPERSCRIPTS)) for power in powers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from math import isinf
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -12,11 +11,11 @@ from verify import _report_curves
 from verify._report import Report, first_line, told
 from verify._report_curves import curve_pictures
 from verify._report_heat_map import EDGES, FAILED, NONFINITE, heat_maps
-from verify._report_precision import CLAIMED, precision_reached
+from verify._report_precision import CLAIMED, bits, precision_reached
 from verify._verdict import Outcome
 
 # That are shown with the line that repeats them, unless more failed.
-_WORST = 12
+_WORST = 6
 
 
 def render_html(report: Report) -> str:
@@ -46,9 +45,4 @@ def render_html(report: Report) -> str:
 
 def _legend() -> list[tuple[str, str]]:
     shades = [(f"s{shade}", f"to {edge:g}") for shade, edge in enumerate(EDGES)]
-    return [*shades, (f"s{FAILED}", "over 1: fails"), (f"s{NONFINITE}", "not finite"), ("none vague", "undecided")]
-
-
-def bits(value: float) -> str:
-    """How many bits are right."""
-    return "exact" if isinf(value) else f"{value:.1f}"
+    return [*shades, (f"s{FAILED}", "over 1"), (f"s{NONFINITE}", "not finite"), ("none vague", "undecided")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from math import isfinite, log2
+from math import isfinite, isinf, log2
 from statistics import median
 
 from verify._case import DTYPES
@@ -25,12 +25,12 @@ class Reached:
     Attributes:
         dtype: what they claim.
         fits: (precision, number of cases), by the tightest precision that the errors fit; ``none known`` is one.
-        bits: output to (median, fewest) bits over all cases; infinite if all are exact.
+        right: output to (median, fewest) bits over all cases; infinite if all are exact.
     """
 
     dtype: str
     fits: tuple[tuple[str, int], ...]
-    bits: dict[str, tuple[float, float]]
+    right: dict[str, tuple[float, float]]
 
 
 def precision_reached(report: Report) -> tuple[Reached, ...]:
@@ -42,15 +42,20 @@ def precision_reached(report: Report) -> tuple[Reached, ...]:
         if not verdicts:
             continue
         fits = Counter(verdict.precision or "none known" for verdict in verdicts)
-        bits: dict[str, list[float]] = {}
+        right: dict[str, list[float]] = {}
         for measured in (one for verdict in verdicts for one in verdict.measurements):
             # Of what should be 0, or is not finite, there is no relative error.
             if isfinite(measured.normwise):
-                bits.setdefault(measured.output, []).append(_bits(measured.normwise))
-        told = {name: (median(bits[name]), min(bits[name])) for name in OUTPUTS if name in bits}
+                right.setdefault(measured.output, []).append(_bits(measured.normwise))
+        told = {name: (median(right[name]), min(right[name])) for name in OUTPUTS if name in right}
         found.append(Reached(dtype, tuple(fits.most_common()), told))
     return tuple(found)
 
 
 def _bits(error: float) -> float:
     return -log2(error) if error else float("inf")
+
+
+def bits(value: float) -> str:
+    """How many bits are right."""
+    return "exact" if isinf(value) else f"{value:.1f}"
