@@ -1,8 +1,23 @@
-"""What moved since another run, as every format of the report shows it: a sentence, remarks and a table."""
+"""What moved since another run, as every format of the report shows it: a sentence, remarks and tables."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DriftTable:
+    """A table of what moved.
+
+    Attributes:
+        title: what is in it.
+        columns: headers.
+        rows: worst first; each as long as the headers.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -12,13 +27,11 @@ class DriftSection:
     Attributes:
         base: what it is compared with.
         sentence: what it comes to.
-        notes: remarks, each a line: what of the conditions changed, patterns, what could not be compared.
-        columns: headers of the table.
-        rows: of the table, worst first; each as long as the headers.
+        notes: remarks, each a line: what of the conditions changed, what could not be compared.
+        tables: see there.
     """
 
     base: str
     sentence: str
     notes: tuple[str, ...]
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    tables: tuple[DriftTable, ...]

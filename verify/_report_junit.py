@@ -1,7 +1,8 @@
 """The report in JUnit XML: one testcase a planned case, for CI systems that show test results.
 
 A case that failed has a ``failure`` with the reason, one without a result an ``error``; ``unsupported`` and
-``reference-uncertain`` are ``skipped``, with theirs.
+``reference-uncertain`` are ``skipped``, with theirs. It fits the schemas of Ant (windyroad/JUnit-Schema) and of Jenkins
+(jenkinsci/xunit-plugin, junit-10).
 """
 
 from __future__ import annotations
@@ -19,34 +20,35 @@ _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def render_junit(report: Report) -> str:
     """The file's content."""
-    skipped = sum(_is_skipped(result) for result in report.results)
+    suites = ET.Element("testsuites")
     counts = {
-        "tests": str(len(report.results) + len(report.missing)),
-        "failures": str(len(report.failed)),
-        "errors": str(len(report.missing)),
+        "tests": len(report.results) + len(report.missing),
+        "failures": len(report.failed),
+        "errors": len(report.missing),
+        "skipped": sum(_is_skipped(result) for result in report.results),
     }
-    seconds = f"{sum(result.seconds for result in report.results):.3f}"
-    suites = ET.Element("testsuites", {"name": "mlstm-verify", **counts, "time": seconds})
-    named = {"name": report.subject, **counts, "skipped": str(skipped), "time": seconds}
-    started = report.manifest.get("started")
-    suite = ET.SubElement(suites, "testsuite", {**named, **({"timestamp": started[:19]} if started else {})})
+    named = {"name": report.subject, "package": "mlstm-verify", "id": "0", "hostname": "localhost"}
+    seconds = _seconds(sum(result.seconds for result in report.results))
+    # The schema knows no time zone.
+    times = {"timestamp": report.manifest.get("started", "1970-01-01T00:00:00")[:19], "time": seconds}
+    suite = ET.SubElement(suites, "testsuite", {**named, **times, **{name: str(n) for name, n in counts.items()}})
     properties = ET.SubElement(suite, "properties")
     for name, value in report.environment:
         ET.SubElement(properties, "property", {"name": name, "value": _clean(value)})
     for result in report.results:
         _add_case(suite, report, result)
     for name in report.missing:
-        case = ET.SubElement(suite, "testcase", {"name": name, "classname": _class(name)})
+        case = _testcase(suite, name, 0.0)
         ET.SubElement(case, "error", {"type": "no-result", "message": "planned, but the run ended before it"})
+    for stream in ("system-out", "system-err"):
+        ET.SubElement(suite, stream)
     ET.indent(suites)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suites, encoding="unicode") + "\n"
 
 
 def _add_case(suite: ET.Element, report: Report, result: Result) -> None:
-    name, outcome = result.case.id, result.verdict.outcome
-    seconds = f"{result.seconds:.3f}"
-    case = ET.SubElement(suite, "testcase", {"name": name, "classname": _class(name), "time": seconds})
-    message = _clean(first_line(result))
+    outcome, message = result.verdict.outcome, _clean(first_line(result))
+    case = _testcase(suite, result.case.id, result.seconds)
     if outcome.failed:
         told = ET.SubElement(case, "failure", {"type": outcome.value, "message": message})
         told.text = _clean(f"{outcome.sentence}\n{result.verdict.reason}\nrepeat it: {report.repeat(result)}")
@@ -54,12 +56,17 @@ def _add_case(suite: ET.Element, report: Report, result: Result) -> None:
         ET.SubElement(case, "skipped", {"message": f"{outcome.value}: {message}"})
 
 
+def _testcase(suite: ET.Element, case_id: str, seconds: float) -> ET.Element:
+    regime = case_id.partition(":")[0]
+    return ET.SubElement(suite, "testcase", {"name": case_id, "classname": regime, "time": _seconds(seconds)})
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}"
+
+
 def _is_skipped(result: Result) -> bool:
     return not result.verdict.outcome.failed and result.verdict.outcome is not Outcome.PASS
-
-
-def _class(case_id: str) -> str:
-    return f"mlstm-verify.{case_id.partition(':')[0]}"
 
 
 def _clean(text: str) -> str:

@@ -1,7 +1,7 @@
 """The precision that a run reached beside the precision that its dtypes claim.
 
-    bits    -log2 of the normwise error of an output: how many leading bits of it are right, the conditioning of the
-            case included
+bits    -log2 of the normwise error of an output, at least 0: how many leading bits of it are right, the conditioning
+        of the case included; not of what is undecided
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import isfinite, isinf, log2
 from statistics import median
 
 from verify._case import DTYPES
-from verify._report import OUTPUTS, Report
+from verify._report import OUTPUTS, Report, is_vague
 
 # Significant bits of the significand, the hidden one included.
 CLAIMED = {"float32": 24, "float16": 11, "bfloat16": 8}
@@ -44,8 +44,8 @@ def precision_reached(report: Report) -> tuple[Reached, ...]:
         fits = Counter(verdict.precision or "none known" for verdict in verdicts)
         right: dict[str, list[float]] = {}
         for measured in (one for verdict in verdicts for one in verdict.measurements):
-            # Of what should be 0, or is not finite, there is no relative error.
-            if isfinite(measured.normwise):
+            # Of what should be 0 there is no relative error, and of what is undecided it says nothing.
+            if isfinite(measured.normwise) and not is_vague(measured):
                 right.setdefault(measured.output, []).append(_bits(measured.normwise))
         told = {name: (median(right[name]), min(right[name])) for name in OUTPUTS if name in right}
         found.append(Reached(dtype, tuple(fits.most_common()), told))
@@ -53,7 +53,7 @@ def precision_reached(report: Report) -> tuple[Reached, ...]:
 
 
 def _bits(error: float) -> float:
-    return -log2(error) if error else float("inf")
+    return max(0.0, -log2(error)) if error else float("inf")
 
 
 def bits(value: float) -> str:
