@@ -9,15 +9,16 @@ this. The error is without a unit everywhere:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any
 
-from verify._report_drift import DriftSection
 from verify._measurement import Measurement
 from verify._problem import GRADIENT_OF
+from verify._report_drift import DriftSection
 from verify._runner import Result
 from verify._subject import DEFAULT_SUBJECT
 from verify._verdict import Finding, Outcome, finding
@@ -26,6 +27,7 @@ CHECKS = {"ratio": "bound", "rms_z": "RMS z", "largest_z": "largest z", "nonfini
 GRADIENTS = tuple(GRADIENT_OF.values())
 # In the order in which they are computed.
 OUTPUTS = ("h", "n", "m", "C_last", "n_last", "m_last", *GRADIENTS)
+_ILLEGIBLE = re.compile("[^\t\n\u0020-\u007e\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SEVERITY = {outcome: place for place, outcome in enumerate(Outcome)}
 
 
@@ -55,7 +57,7 @@ class Report:
     @classmethod
     def of(cls, manifest: dict[str, Any], results: Iterable[Result], drift: DriftSection | None = None) -> Report:
         """The report of results in any order."""
-        return cls(manifest, tuple(sorted(results, key=_severity)), drift)
+        return cls(manifest, tuple(sorted(map(_legible, results), key=_severity)), drift)
 
     @property
     def subject(self) -> str:
@@ -143,7 +145,17 @@ class Report:
         rows += [("definition", self.manifest.get("definition")), ("shard", self.manifest.get("shard"))]
         rows += [("seconds of the subject", f"{sum(result.seconds for result in self.results):.0f}")]
         rows += [("command", " ".join(self.manifest.get("command", [])))]
-        return [(name, str(value)) for name, value in rows if value]
+        return [(name, legible(str(value))) for name, value in rows if value]
+
+
+def legible(text: str) -> str:
+    """Text without what no file can hold and what no terminal should be sent: control characters, half characters."""
+    return _ILLEGIBLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _legible(result: Result) -> Result:
+    # A reason may hold whatever a process wrote before it died.
+    return replace(result, verdict=replace(result.verdict, reason=legible(result.verdict.reason)))
 
 
 def _severity(result: Result) -> tuple[int, float]:

@@ -7,15 +7,11 @@ A case that failed has a ``failure`` with the reason, one without a result an ``
 
 from __future__ import annotations
 
-import re
 from xml.etree import ElementTree as ET
 
 from verify._report import Report, first_line
 from verify._runner import Result
 from verify._verdict import Outcome
-
-# XML has no way to write these.
-_NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render_junit(report: Report) -> str:
@@ -34,7 +30,7 @@ def render_junit(report: Report) -> str:
     suite = ET.SubElement(suites, "testsuite", {**named, **times, **{name: str(n) for name, n in counts.items()}})
     properties = ET.SubElement(suite, "properties")
     for name, value in report.environment:
-        ET.SubElement(properties, "property", {"name": name, "value": _clean(value)})
+        ET.SubElement(properties, "property", {"name": name, "value": value})
     for result in report.results:
         _add_case(suite, report, result)
     for name in report.missing:
@@ -47,11 +43,11 @@ def render_junit(report: Report) -> str:
 
 
 def _add_case(suite: ET.Element, report: Report, result: Result) -> None:
-    outcome, message = result.verdict.outcome, _clean(first_line(result))
+    outcome, message = result.verdict.outcome, first_line(result)
     case = _testcase(suite, result.case.id, result.seconds)
     if outcome.failed:
         told = ET.SubElement(case, "failure", {"type": outcome.value, "message": message})
-        told.text = _clean(f"{outcome.sentence}\n{result.verdict.reason}\nrepeat it: {report.repeat(result)}")
+        told.text = f"{outcome.sentence}\n{result.verdict.reason}\nrepeat it: {report.repeat(result)}"
     elif _is_skipped(result):
         ET.SubElement(case, "skipped", {"message": f"{outcome.value}: {message}"})
 
@@ -67,7 +63,3 @@ def _seconds(value: float) -> str:
 
 def _is_skipped(result: Result) -> bool:
     return not result.verdict.outcome.failed and result.verdict.outcome is not Outcome.PASS
-
-
-def _clean(text: str) -> str:
-    return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)

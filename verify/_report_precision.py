@@ -48,7 +48,8 @@ def precision_reached(report: Report) -> tuple[Reached, ...]:
             if isfinite(measured.normwise) and not is_vague(measured):
                 right.setdefault(measured.output, []).append(_bits(measured.normwise))
         told = {name: (median(right[name]), min(right[name])) for name in OUTPUTS if name in right}
-        found.append(Reached(dtype, tuple(fits.most_common()), told))
+        ordered = sorted(fits.items(), key=lambda fit: (-fit[1], fit[0]))
+        found.append(Reached(dtype, tuple(ordered), told))
     return tuple(found)
 
 

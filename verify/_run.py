@@ -188,7 +188,7 @@ def _measurement(entry: dict[str, Any]) -> Measurement:
 
 
 def _curve(entry: dict[str, Any] | None) -> Curve | None:
-    return entry and Curve(**{name: tuple(map(float, values)) for name, values in entry.items()})
+    return None if entry is None else Curve(**{name: tuple(map(float, values)) for name, values in entry.items()})
 
 
 _HINTS = typing.get_type_hints(Measurement)

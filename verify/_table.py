@@ -22,11 +22,8 @@ def summary_table(report: Report, rows: int = 12) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("case", overflow="fold")
     for result in report.worst(rows):
-        outcome, worst, measured = (
-            result.verdict.outcome.value,
-            result.verdict.worst or _NONE,
-            worst_measurement(result),
-        )
+        outcome, worst = result.verdict.outcome.value, result.verdict.worst or _NONE
+        measured = worst_measurement(result)
         table.add_row(
             Text(outcome, style=_STYLES.get(outcome, "bold red")),
             worst.output,
