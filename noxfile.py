@@ -65,6 +65,13 @@ def bench(session: nox.Session) -> None:
     session.run("python", "tests/bench/oracle_table.py", str(written))
 
 
+@nox.session
+def drift(session: nox.Session) -> None:
+    """What moved between two runs, or against a baseline. Takes the arguments of `drift`."""
+    _install(session)
+    session.run("python", "-m", "verify", "drift", *session.posargs)
+
+
 # Implementations known to be correct, and which cases they can run.
 _CORRECT = {
     "kernels:mlstm_chunkwise_triton_stablef": "",

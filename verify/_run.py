@@ -155,14 +155,15 @@ def result_record(result: Result) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "measurements": [dataclasses.asdict(measurement) for measurement in result.verdict.measurements],
     }
-    return _plain(record)
+    return plain(record)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """JSON values: lists for tuples, and words for the floats that JSON does not have."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

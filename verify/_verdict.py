@@ -28,7 +28,7 @@ from verify._measurement import Measurement, measure
 from verify._problem import NUMPY_DTYPES
 from verify._reference import Reference
 
-_OF_CASE_DTYPE = ("h", "dq", "dk", "dv", "di")
+OF_CASE_DTYPE = ("h", "dq", "dk", "dv", "di")
 
 
 class Outcome(Enum):
@@ -132,7 +132,7 @@ def judge(case: Case, outputs: dict[str, np.ndarray], reference: Reference) -> V
         if array.shape != expected:
             return Verdict(Outcome.WRONG_SHAPE, f"{name} has shape {array.shape}; expected {expected}")
     for name, array in outputs.items():
-        dtype = NUMPY_DTYPES[case.dtype if name in _OF_CASE_DTYPE else "float32"]
+        dtype = NUMPY_DTYPES[case.dtype if name in OF_CASE_DTYPE else "float32"]
         if array.dtype != dtype:
             return Verdict(Outcome.WRONG_DTYPE, f"{name} is {array.dtype}; expected {dtype}")
     measurements = tuple(measure(outputs, reference))

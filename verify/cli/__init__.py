@@ -12,7 +12,9 @@ import typer
 from rich.console import Console
 
 from verify._errors import SuiteError, UsageError
+from verify.cli._baseline import baseline_app
 from verify.cli._calibrate import calibrate_command
+from verify.cli._drift import drift
 from verify.cli._export import export
 from verify.cli._list import list_app
 from verify.cli._merge import merge
@@ -26,8 +28,10 @@ app.command()(references)
 app.command()(merge)
 app.command()(export)
 app.command()(report)
+app.command()(drift)
 app.command("calibrate")(calibrate_command)
 app.add_typer(list_app, name="list")
+app.add_typer(baseline_app, name="baseline")
 
 
 def main() -> None:

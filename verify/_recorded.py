@@ -1,0 +1,148 @@
+"""What was recorded of a subject: a run, or a baseline; what a comparison of two of them rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verify._calibration import thresholds
+from verify._case import Case
+from verify._errors import UsageError
+from verify._problem import NUMPY_DTYPES
+from verify._run import MANIFEST, RESULTS, read_run
+from verify._verdict import OF_CASE_DTYPE, Outcome
+
+# What of the environment may move a kernel, and what it belongs to. Other entries belong to the toolchain.
+SOURCE = ("commit", "mlstm-verify", "mlstm-kernels")
+DEVICE = ("device", "backend", "driver")
+# The oracle's, whose source is in the digest of the definition; where the packages lie.
+_IRRELEVANT = ("mpmath", "interpreter", "packages")
+# Digits of a digest that are kept: two outputs that differ share them once in 2^64.
+DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Level:
+    """How far one output of one case was off.
+
+    Attributes:
+        output: its name.
+        digest: the first digits of the digest of its bytes.
+        ratio, rms_z, largest_z, nonfinite: as in ``Measurement``.
+        ulp: the error at the largest ratio, in units in the last place of the output's dtype there.
+    """
+
+    output: str
+    digest: str
+    ratio: float
+    rms_z: float
+    largest_z: float
+    ulp: float
+    nonfinite: int
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """One case: its outcome, and the levels of what was measured, by output."""
+
+    case: Case
+    outcome: Outcome
+    levels: Mapping[str, Level]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run or a baseline.
+
+    Attributes:
+        path: the run directory, or the baseline's file.
+        is_baseline: which of them.
+        started: when the run was, ISO 8601.
+        subject: ``module:callable``.
+        definition: digest of the mathematics, the arrays and the scales; equal means the same references.
+        conditions: commit, device, driver and versions by name, as text; absent where there is none.
+        planned: how many cases were.
+        cases: what was recorded, by case id.
+    """
+
+    path: Path
+    is_baseline: bool
+    started: str
+    subject: str
+    definition: str
+    conditions: Mapping[str, str]
+    planned: int
+    cases: Mapping[str, CaseRecord]
+
+
+def recorded_run(directory: Path) -> Recorded:
+    """A run directory as a record.
+
+    Raises:
+        UsageError: with the file's name, if one is missing, damaged or of another version.
+    """
+    manifest, records = read_run(directory)
+    missing = [key for key in ("started", "definition") if not isinstance(manifest.get(key), str)]
+    if missing or not isinstance(manifest["environment"], dict):
+        told = ", ".join(missing or ["environment"])
+        raise UsageError(f"{directory / MANIFEST} cannot be compared: it has no {told}.")
+    cases: dict[str, CaseRecord] = {}
+    for record in records:
+        if record["case"] in cases:
+            raise UsageError(f"{directory / RESULTS} has case {record['case']} twice.")
+        cases[record["case"]] = _case_record(directory / RESULTS, record)
+    return Recorded(
+        directory,
+        False,
+        manifest["started"],
+        manifest["subject"],
+        manifest["definition"],
+        _conditions(manifest["environment"]),
+        len(manifest["planned"]),
+        cases,
+    )
+
+
+def _conditions(environment: dict[str, Any]) -> dict[str, str]:
+    packages = environment.get("packages") or {}
+    both = {name: value for name, value in {**environment, **packages}.items() if name not in _IRRELEVANT}
+    both["dirty"] = "yes" if both.get("dirty") else None
+    return {name: str(value) for name, value in both.items() if value is not None}
+
+
+def _case_record(path: Path, record: dict[str, Any]) -> CaseRecord:
+    try:
+        case = Case.parse(record["case"])
+        levels = [_level(case, measurement) for measurement in record["measurements"]]
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise UsageError(f"{path}: the record of case {record['case']} is damaged: {told.rstrip('.')}.") from error
+    return CaseRecord(case, Outcome(record["outcome"]), {level.output: level for level in levels})
+
+
+def _level(case: Case, measurement: dict[str, Any]) -> Level:
+    output = measurement["output"]
+    if output not in thresholds()["rms_z"]:
+        raise ValueError(f"output {output!r} is unknown")
+    return Level(
+        output=output,
+        digest=measurement["digest"][:DIGITS],
+        **{name: float(measurement[name]) for name in ("ratio", "rms_z", "largest_z")},
+        ulp=_ulp(case, output, float(measurement["got"]), float(measurement["wanted"])),
+        nonfinite=int(measurement["nonfinite"]),
+    )
+
+
+def _ulp(case: Case, output: str, got: float, wanted: float) -> float:
+    import ml_dtypes
+
+    if got == wanted:
+        return 0.0
+    if not (math.isfinite(got) and math.isfinite(wanted)):
+        return math.inf
+    numbers = ml_dtypes.finfo(NUMPY_DTYPES[case.dtype if output in OF_CASE_DTYPE else "float32"])
+    exponent = max(math.frexp(wanted)[1] - 1 if wanted else numbers.minexp, int(numbers.minexp))
+    return math.ldexp(abs(got - wanted), int(numbers.nmant) - exponent)
