@@ -183,10 +183,8 @@ def first_line(result: Result) -> str:
     return result.verdict.reason.partition("\n")[0]
 
 
-def told(found: Finding | None) -> str:
+def told(found: Finding) -> str:
     """A finding in words."""
-    if found is None:
-        return "not measured"
     if found.check == "nonfinite":
         return f"{found.output} is not finite"
     if found.check == "ratio":

@@ -29,7 +29,14 @@ def result(case, *measurements, outcome=Outcome.PASS, reason="as told", precisio
 def manifest(*cases, **others):
     planned = [case.id for case in cases]
     started = "2026-01-02T03:04:05+00:00"
-    made = {"schema": SCHEMA, "planned": planned, "subject": "s:f", "environment": ENVIRONMENT, "started": started}
+    made = {
+        "schema": SCHEMA,
+        "planned": planned,
+        "subject": "s:f",
+        "environment": ENVIRONMENT,
+        "started": started,
+        "definition": "d",
+    }
     return {**made, **others}
 
 

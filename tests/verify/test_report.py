@@ -196,7 +196,6 @@ def test_a_case_twice_is_named(tmp_path):
 
 
 def test_findings_in_words():
-    assert told(None) == "not measured"
     assert told(NAN.verdict.worst) == "h is not finite"
     assert told(BAD.verdict.worst) == "h: error 8 times its bound"
     assert told(result(Case(), measured("dq", largest_z=1e9)).verdict.worst).startswith("dq: largest z ")
