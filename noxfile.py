@@ -45,6 +45,13 @@ def report(session: nox.Session) -> None:
 
 
 @nox.session
+def drift(session: nox.Session) -> None:
+    """What moved between two runs, or against a baseline. Takes the arguments of `drift`."""
+    _install(session)
+    session.run("python", "-m", "verify", "drift", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """The test suite, on all cores where there is no GPU to share. Arguments go to pytest."""
     gpu = _backend_extras(session)
@@ -63,13 +70,6 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "tests/bench", *options, f"--benchmark-json={written}", *session.posargs)
     session.run("python", "tests/bench/table.py", str(written))
     session.run("python", "tests/bench/oracle_table.py", str(written))
-
-
-@nox.session
-def drift(session: nox.Session) -> None:
-    """What moved between two runs, or against a baseline. Takes the arguments of `drift`."""
-    _install(session)
-    session.run("python", "-m", "verify", "drift", *session.posargs)
 
 
 # Implementations known to be correct, and which cases they can run.

@@ -20,9 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from verify._case import Case
 from verify._errors import UsageError
-from verify._recorded import CaseRecord, Level, Recorded
+from verify._recorded import CaseRecord, Level, Recorded, case_of
 from verify._verdict import Outcome
 
 DIRECTORY = Path("reports/baselines")
@@ -149,7 +148,7 @@ def _parse(path: Path, body: str) -> Baseline:
     top, _, rows = body.partition("\n\n")
     header = dict(line.split(": ", 1) for line in top.splitlines() if ": " in line.partition(" = ")[0])
     conditions = dict(line.split(" = ", 1) for line in top.splitlines() if ": " not in line.partition(" = ")[0])
-    cases = {one.case.id: one for one in _cases(rows.splitlines())}
+    cases = {one.id: one for one in _cases(rows.splitlines())}
     of_record = {name: header[name] for name in _OF_RECORD}
     record = Recorded(path, True, conditions=conditions, planned=len(cases), cases=cases, **of_record)
     return Baseline(record, header["reason"], header["accepted"])
@@ -160,7 +159,7 @@ def _cases(lines: Sequence[str]) -> Iterator[CaseRecord]:
     for begin, end in zip(begins, [*begins[1:], len(lines)], strict=True):
         _, name, outcome = lines[begin].split(" ")
         levels = [_level(line.split()) for line in lines[begin + 1 : end]]
-        yield CaseRecord(Case.parse(name), Outcome(outcome), {level.output: level for level in levels})
+        yield CaseRecord(name, case_of(name), Outcome(outcome), {level.output: level for level in levels})
 
 
 def _level(words: Sequence[str]) -> Level:

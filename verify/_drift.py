@@ -6,9 +6,10 @@
     changed outcome    the verdict on the case is another
 
 Rounding moves a measure as far as two correct kernels are apart. If their errors e and e', in units of the noise floor,
-are independent, the root mean square of e' - e is sqrt(2), and | RMS z' - RMS z | is at most the root mean square of
-e' - e. The largest z moves by no more than the largest that any correct implementation of the calibration had. error /
-bound, of two errors below the bound, moves by no more than 1. The number of elements that are not finite does not move.
+are independent, the root mean square of e' - e is sqrt(2), or what it may be by chance for as few numbers as the output
+has; and | RMS z' - RMS z | is at most the root mean square of e' - e. The largest z moves by no more than the largest
+that any correct implementation of the calibration had. error / bound, of two errors below the bound, moves by no more
+than 1. The number of elements that are not finite does not move.
 
 What moved many cases by less is found by them all together. If only roundings are others, an error grows in as many
 cases as it shrinks: a sign test, for each output and dtype, with a false alarm in 1 of 100 comparisons. Cases with the
@@ -25,7 +26,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import groupby
-from statistics import median
+from statistics import NormalDist, median
 from typing import Any
 
 from verify._axes import Axis, changed_axes
@@ -38,6 +39,8 @@ from verify._verdict import Outcome
 # One bit of the accuracy that the subject had.
 RATCHET = 2.0
 _SIGNIFICANCE = 0.01
+# Of false alarms, for an output whose errors are two draws of the noise floor. Only outputs of few numbers come near.
+_RATE = 1e-4
 _SEVERITY = list(Outcome)
 
 
@@ -87,11 +90,11 @@ class OutcomeChange:
 
 @dataclass(frozen=True)
 class Shift:
-    """An output that moved in many cases together.
+    """An output that moved in many cases together, in each no further than rounding moves it.
 
     Attributes:
         output, dtype: the cases of one dtype.
-        members: ids of these cases, as far as the output is not bitwise equal.
+        members: ids of these cases, as far as the output is equal to rounding.
         grew, shrank: in how many sets of arrays the error did.
         growth: log2 of RMS z, after over before; the median over these sets.
         chance: the probability that as many would agree by rounding alone.
@@ -154,15 +157,17 @@ def compare(base: Recorded, current: Recorded, *, any_subject: bool = False) -> 
     joined, of_chunks = _join(base, current)
     pairs, lost, outcomes = [], [], []
     for before, after in joined:
-        name = after.case.id
+        name = after.id
         if before.outcome is not after.outcome:
             outcomes.append(OutcomeChange(name, before.outcome, after.outcome))
         else:
             lost += [(name, output) for output in before.levels if output not in after.levels]
         for output in before.levels:
             if output in after.levels:
-                pairs.append(_pair(name, before.levels[output], after.levels[output]))
-    shifts = _shifts(pairs, {after.case.id: after.case for _, after in joined})
+                pairs.append(_pair(after, before.levels[output], after.levels[output]))
+    if not pairs and not outcomes:
+        raise UsageError(f"not comparable: no output was measured both in {base.path} and in {current.path}.")
+    shifts = _shifts(pairs, {after.id: after.case for _, after in joined})
     axes = changed_axes(base, current) + of_chunks
     rest = len(base.cases) - len(joined), len(current.cases) - len(joined)
     return Drift(base, current, axes, tuple(pairs), tuple(outcomes), tuple(lost), shifts, *rest)
@@ -192,27 +197,44 @@ def _join(base: Recorded, current: Recorded) -> tuple[list[tuple[CaseRecord, Cas
 
 
 def _by_arrays_and_dtype(record: Recorded) -> dict[str, CaseRecord]:
-    keys = [replace(one.case, chunk_size=1).id for one in record.cases.values()]
+    keys = [f"{one.id.rpartition('/')[0]}/{replace(one.case, chunk_size=1).id}" for one in record.cases.values()]
     return {key: one for key, one in zip(keys, record.cases.values(), strict=True) if keys.count(key) == 1}
 
 
-def _pair(case: str, before: Level, after: Level) -> Pair:
+def _pair(record: CaseRecord, before: Level, after: Level) -> Pair:
     moves = {
         name: distance(getattr(before, name), getattr(after, name)) / reach
-        for name, reach in reaches(before.output).items()
+        for name, reach in reaches(record.case, before.output).items()
     }
     measure = max(moves, key=lambda name: abs(moves[name]))
     kind = Kind.MOVED if abs(moves[measure]) > 1.0 else Kind.ROUNDING
     if before.digest == after.digest:
         kind = Kind.EQUAL
     growth = log2_growth(getattr(before, measure), getattr(after, measure))
-    return Pair(case, before.output, before, after, kind, measure, growth)
+    return Pair(record.id, before.output, before, after, kind, measure, growth)
 
 
-def reaches(output: str) -> dict[str, float]:
+def reaches(case: Case, output: str) -> dict[str, float]:
     """How far rounding moves each measure of an output; the count of what is not finite, by less than one."""
-    largest = thresholds()["largest_z"][output].largest
-    return {"nonfinite": 0.5, "rms_z": math.sqrt(2.0), "largest_z": largest, "ratio": 1.0}
+    # The largest of many numbers moves no less than one number does.
+    largest = max(thresholds()["largest_z"][output].largest, _reach_of_rms(1))
+    return {"nonfinite": 0.5, "rms_z": _reach_of_rms(_count(case, output)), "largest_z": largest, "ratio": 1.0}
+
+
+def _reach_of_rms(count: int) -> float:
+    # sqrt(2) times the root mean square of so many normal numbers, at its upper end (Wilson and Hilferty).
+    spread = 2.0 / (9.0 * count)
+    return math.sqrt(2.0) * (1.0 - spread + NormalDist().inv_cdf(1.0 - _RATE) * math.sqrt(spread)) ** 1.5
+
+
+def _count(case: Case, output: str) -> int:
+    """How many numbers an output has."""
+    name = output.removeprefix("d")
+    if name.endswith(("_last", "_0")):
+        each = {"C": case.dhqk * case.dhhv, "n": case.dhqk, "m": 1}[name[0]]
+    else:
+        each = case.length * {"h": case.dhhv, "v": case.dhhv, "q": case.dhqk, "k": case.dhqk}.get(name, 1)
+    return case.batch * case.heads * each
 
 
 def distance(before: float, after: float) -> float:
@@ -233,7 +255,7 @@ def log2_growth(before: float, after: float) -> float:
 
 def _shifts(pairs: Iterable[Pair], cases: Mapping[str, Case]) -> tuple[Shift, ...]:
     changed = sorted(
-        (pair for pair in pairs if pair.kind is not Kind.EQUAL), key=lambda pair: (pair.output, cases[pair.case].dtype)
+        (pair for pair in pairs if pair.kind is Kind.ROUNDING), key=lambda pair: (pair.output, cases[pair.case].dtype)
     )
     groups = [
         _shift(output, dtype, list(members), cases)

@@ -46,6 +46,10 @@ def print_drift(console: Console, drift: Drift, found: Sequence[Regression], row
     for count, name in ((drift.only_base, "base"), (drift.only_current, "current")):
         if count:
             console.print(f"{_counted(count, 'case')} in the {name} alone", style="yellow")
+    for record in (drift.base, drift.current):
+        if len(record.cases) < record.planned:
+            told = f"{record.path} is unfinished: {len(record.cases)} of {record.planned} cases are recorded"
+            console.print(told, style="yellow", soft_wrap=True)
     among = as_items(drift.pairs)
     _print_outcomes(console, drift)
     _print_patterns(console, "moved, worse", patterns(as_items(_moved(drift, worse=True)), among))
@@ -118,7 +122,9 @@ def _print_shifts(console: Console, drift: Drift) -> None:
         worse = shift.grew > shift.shrank
         votes = f"{'grew' if worse else 'shrank'} in {max(shift.grew, shift.shrank)} of {shift.grew + shift.shrank}"
         told = f"RMS z {votes} sets of arrays, log2 {_signed(shift.growth)} in the middle"
-        console.print(f"  {shift.output}, {shift.dtype}: {told}; by rounding alone, {shift.chance:.0e}", soft_wrap=True)
+        console.print(
+            f"  {shift.output}, {shift.dtype}: {told} (chance of {shift.chance:.0e} by rounding alone)", soft_wrap=True
+        )
 
 
 def _print_regressions(console: Console, found: Sequence[Regression]) -> None:

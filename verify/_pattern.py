@@ -15,6 +15,7 @@ from itertools import combinations
 from typing import Any
 
 from verify._case import Case
+from verify._recorded import case_of
 
 # Regimes and initial states as a whole, and each parameter apart.
 _FIELDS: tuple[tuple[str, Callable[[Case], Any]], ...] = (
@@ -33,6 +34,7 @@ _FIELDS: tuple[tuple[str, Callable[[Case], Any]], ...] = (
     ("norm_val", lambda case: case.norm_val),
     ("eps", lambda case: case.eps),
 )
+_NAMES = ("relation", *(name for name, _ in _FIELDS))
 _MOST_FIELDS = 3
 
 
@@ -81,8 +83,8 @@ def _by_output(items: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 @functools.cache
 def _values(case: str) -> tuple[Any, ...]:
-    parsed = Case.parse(case)
-    return tuple(value(parsed) for _, value in _FIELDS)
+    parsed = case_of(case)
+    return (case.rpartition("/")[0] or "none", *(value(parsed) for _, value in _FIELDS))
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class _Field:
 @functools.cache
 def _describe(cases: frozenset[str], others: frozenset[str]) -> tuple[str, int, int, int]:
     ordered = sorted(others)
-    fields = [_field(place, sorted(cases), ordered) for place in range(len(_FIELDS))]
+    fields = [_field(place, sorted(cases), ordered) for place in range(len(_NAMES))]
     telling = [field for field in fields if field.covers.bit_count() < len(ordered)]
     choices = [choice for size in range(_MOST_FIELDS + 1) for choice in combinations(telling, size)]
     everything = (1 << len(ordered)) - 1
@@ -114,7 +116,7 @@ def _describe(cases: frozenset[str], others: frozenset[str]) -> tuple[str, int, 
     def cost(choice: Sequence[_Field]) -> int:
         return sum(field.cost for field in choice) + covered(choice)
 
-    best = min(choices, key=lambda choice: (cost(choice), len(choice)))
+    best = min(choices, key=lambda choice: (cost(choice), covered(choice)))
     counts = len(cases), covered(best), len(cases) + len(others)
     if cost(best) >= len(cases):
         return ", ".join(sorted(cases)) if len(cases) <= 2 else "scattered", counts[0], 0, counts[2]
@@ -126,7 +128,7 @@ def _field(place: int, cases: Sequence[str], others: Sequence[str]) -> _Field:
     covers = sum(1 << bit for bit, case in enumerate(others) if _values(case)[place] in values)
     missing = {_values(case)[place] for case in others} - values
     text, cost = _name_values(values, missing)
-    return _Field(f"{_FIELDS[place][0]} {text}", cost, covers)
+    return _Field(f"{_NAMES[place]} {text}", cost, covers)
 
 
 def _name_values(values: set[Any], missing: set[Any]) -> tuple[str, int]:

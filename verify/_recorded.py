@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,8 +47,16 @@ class Level:
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """One case: its outcome, and the levels of what was measured, by output."""
+    """One case.
 
+    Attributes:
+        id: its name; before that of the case there may be a relation and a slash.
+        case: what it is.
+        outcome: the verdict.
+        levels: of what was measured, by output.
+    """
+
+    id: str
     case: Case
     outcome: Outcome
     levels: Mapping[str, Level]
@@ -89,6 +98,10 @@ def recorded_run(directory: Path) -> Recorded:
     if missing or not isinstance(manifest["environment"], dict):
         told = ", ".join(missing or ["environment"])
         raise UsageError(f"{directory / MANIFEST} cannot be compared: it has no {told}.")
+    try:
+        datetime.datetime.fromisoformat(manifest["started"])
+    except ValueError as error:
+        raise UsageError(f"{directory / MANIFEST}: started is no time: {error}.") from error
     cases: dict[str, CaseRecord] = {}
     for record in records:
         if record["case"] in cases:
@@ -115,12 +128,17 @@ def _conditions(environment: dict[str, Any]) -> dict[str, str]:
 
 def _case_record(path: Path, record: dict[str, Any]) -> CaseRecord:
     try:
-        case = Case.parse(record["case"])
+        case = case_of(record["case"])
         levels = [_level(case, measurement) for measurement in record["measurements"]]
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"{path}: the record of case {record['case']} is damaged: {told.rstrip('.')}.") from error
-    return CaseRecord(case, Outcome(record["outcome"]), {level.output: level for level in levels})
+    return CaseRecord(record["case"], case, Outcome(record["outcome"]), {level.output: level for level in levels})
+
+
+def case_of(name: str) -> Case:
+    """The case that an id names, of a relation too; raises as ``Case.parse``."""
+    return Case.parse(name.rpartition("/")[2])
 
 
 def _level(case: Case, measurement: dict[str, Any]) -> Level:

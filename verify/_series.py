@@ -1,9 +1,9 @@
 """Since which run of a series an output is another.
 
-Bits change where two runs one after the other have other digests; an output that no two of them have in common does
+Bits change where two runs one after the other have other digests; an output that no two runs have in common does
 not repeat itself, and has no such step. A level changes where the medians of a measure before and after are further
-apart than rounding moves it (``verify._drift``): the place is that with the smallest sum of distances from these
-medians, and is looked for again on either side.
+apart than rounding moves it (``verify._drift``): at first every run is a level of its own, and the two neighbours that
+are nearest to each other become one, until none are so near.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from verify._axes import Axis
+from verify._case import Case
 from verify._drift import OutcomeChange, compare, distance, reaches
 from verify._errors import UsageError
 from verify._pattern import Pattern, patterns
@@ -81,7 +82,8 @@ def find_steps(records: Sequence[Recorded], *, any_subject: bool = False) -> Ser
     there = _occurrences(records)
     found: dict[tuple[int, str], list[tuple[str, str]]] = defaultdict(list)
     for (output, case), places in there.items():
-        for index, what in _changes([records[place].cases[case].levels[output] for place in places]):
+        of_case = [records[place].cases[case] for place in places]
+        for index, what in _changes(of_case[0].case, [one.levels[output] for one in of_case]):
             found[places[index] if index else 0, what].append((output, case))
     steps = []
     for place, drift in enumerate(drifts, 1):
@@ -91,10 +93,10 @@ def find_steps(records: Sequence[Recorded], *, any_subject: bool = False) -> Ser
     return Series(tuple(records), tuple(steps), patterns(found[0, "unrepeatable"], there))
 
 
-def _changes(levels: Sequence[Level]) -> list[tuple[int, str]]:
+def _changes(case: Case, levels: Sequence[Level]) -> list[tuple[int, str]]:
     """Of one output: (index, ``worse``, ``better`` or ``bits``), and at the first one whether it is unrepeatable."""
     moved: dict[int, float] = {}
-    for name, reach in reaches(levels[0].output).items():
+    for name, reach in reaches(case, levels[0].output).items():
         moved = moved or dict(_steps([float(getattr(level, name)) for level in levels], reach))
     changes = [(index, "worse" if change > 0.0 else "better") for index, change in moved.items()]
     if len(levels) > 2 and len({level.digest for level in levels}) == len(levels):
@@ -115,16 +117,13 @@ def _occurrences(records: Sequence[Recorded]) -> dict[tuple[str, str], list[int]
 
 def _steps(values: Sequence[float], reach: float) -> list[tuple[int, float]]:
     """(index of the first value behind a step, by how much it changes), in order."""
-    if len(values) < 2 or max(abs(distance(one, other)) for one, other in pairwise(values)) == 0.0:
+    if abs(distance(min(values), max(values))) <= reach:
         return []
-    best = min(range(1, len(values)), key=lambda place: _spread(values[:place]) + _spread(values[place:]))
-    change = distance(median(values[:best]), median(values[best:]))
-    if abs(change) <= reach:
-        return []
-    after = [(best + place, step) for place, step in _steps(values[best:], reach)]
-    return [*_steps(values[:best], reach), (best, change), *after]
-
-
-def _spread(values: Sequence[float]) -> float:
-    middle = median(values)
-    return sum(abs(distance(middle, value)) for value in values)
+    starts = list(range(len(values)))
+    while True:
+        ends = [*starts[1:], len(values)]
+        levels = [median(values[start:end]) for start, end in zip(starts, ends, strict=True)]
+        changes = [distance(one, other) for one, other in pairwise(levels)]
+        if not changes or min(map(abs, changes)) > reach:
+            return list(zip(starts[1:], changes, strict=True))
+        del starts[1 + min(range(len(changes)), key=lambda place: abs(changes[place]))]
