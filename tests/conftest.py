@@ -1,4 +1,4 @@
-"""The header says what the tests run on; references are cached for one session, not in the user's directory."""
+"""The header says what the tests run on; references are cached in pytest's own directory, not in the user's."""
 
 import importlib.metadata
 import os
@@ -9,8 +9,10 @@ _SHOWN = ("jax", "triton", "numpy", "mpmath", "python-flint")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_of_this_session(tmp_path_factory):
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+def _cache_of_the_tests(pytestconfig, tmp_path_factory):
+    # All workers of pytest-xdist share it, and the next session finds it: a reference is named by what defines it.
+    kept = pytestconfig.pluginmanager.hasplugin("cacheprovider")
+    os.environ["XDG_CACHE_HOME"] = str(pytestconfig.cache.mkdir("xdg") if kept else tmp_path_factory.mktemp("cache"))
 
 
 def pytest_report_header():

@@ -16,23 +16,26 @@ Factors = Mapping[str, Sequence[Any]]
 Row = dict[str, Any]
 
 
-def covering_array(factors: Factors, strength: int, excluded: Mapping[str, Any]) -> list[Row]:
+def covering_array(factors: Factors, strength: int, excluded: Sequence[Row]) -> list[Row]:
     """Rows that cover every combination of ``strength`` levels, but for the excluded.
 
     Args:
         factors: the levels by factor.
         strength: of how many factors every combination of levels occurs.
-        excluded: a level of some factors, which no row has all of.
+        excluded: each a level of some factors, which no row has all of.
     """
-    apart = [{"operator": "ne", "left": factor, "value": level} for factor, level in excluded.items()]
-    rows = covertable.make(factors, strength=strength, constraints=[{"operator": "or", "conditions": apart}])
+    constraints = [
+        {"operator": "or", "conditions": [{"operator": "ne", "left": factor, "value": row[factor]} for factor in row]}
+        for row in excluded
+    ]
+    rows = covertable.make(factors, strength=strength, constraints=constraints)
     return [{factor: row[factor] for factor in factors} for row in rows]
 
 
-def combinations(factors: Factors, strength: int, excluded: Mapping[str, Any]) -> Iterator[Row]:
+def combinations(factors: Factors, strength: int, excluded: Sequence[Row]) -> Iterator[Row]:
     """What ``covering_array`` covers: every combination of ``strength`` levels of different factors."""
     for names in itertools.combinations(factors, strength):
         for levels in itertools.product(*(factors[name] for name in names)):
             row = dict(zip(names, levels, strict=True))
-            if not excluded.items() <= row.items():
+            if not any(apart.items() <= row.items() for apart in excluded):
                 yield row

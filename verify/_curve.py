@@ -17,7 +17,7 @@ import numpy as np
 
 # Of outputs whose recurrence runs from the last token.
 BACKWARD = ("dk", "dv", "di", "df")
-_BINS = 24
+_BINS = 16
 # Fewer points have no slope worth the name.
 _FITTED = 6
 

@@ -72,12 +72,12 @@ def measure(outputs: dict[str, np.ndarray], reference: Reference) -> list[Measur
     """
     exact = {name: array.astype(np.float64) for name, array in outputs.items()}
     if "m_last" in outputs:
-        exact = _brought_to(exact, reference.values["m_last"])
+        exact = brought_to(exact, reference.values["m_last"])
     return [_measure_one(name, actual, reference, outputs[name]) for name, actual in exact.items()]
 
 
-def _brought_to(outputs: dict[str, np.ndarray], m_last: np.ndarray) -> dict[str, np.ndarray]:
-    # C and n mean something only together with the m they are relative to.
+def brought_to(outputs: dict[str, np.ndarray], m_last: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs, float64, with C_last and n_last relative to this m_last: they mean something only together."""
     with np.errstate(invalid="ignore", over="ignore"):
         same = outputs["m_last"] == m_last
         factor = np.exp(np.where(same, 0.0, outputs["m_last"] - m_last))

@@ -144,8 +144,10 @@ def _at_the_kink(inputs: Inputs, contract: Contract, distance: float) -> Inputs:
 def _orthogonal(inputs: Inputs, _contract: Contract, _: float) -> Inputs:
     """q_t orthogonal to n_t, of standard normal entries: mixed from what was drawn and the same, moved by a channel.
 
-    Where n_t is zero q_t stays as it is.
+    Where n_t is zero, or there is one channel, q_t stays as it is.
     """
+    if inputs.q.shape[-1] == 1:
+        return inputs
     moved = np.roll(inputs.q, 1, axis=-1)
     dot, dot_moved = _query_dot_n(inputs)[0][..., None], _query_dot_n(replace(inputs, q=moved))[0][..., None]
     size = np.hypot(dot, dot_moved)

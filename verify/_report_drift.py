@@ -57,7 +57,7 @@ def drift_section(drift: Drift, found: Sequence[Regression]) -> DriftSection:
     counts = [f"{len(drift.of_kind(kind))} {kind.value}" for kind in (Kind.MOVED, Kind.ROUNDING, Kind.EQUAL)]
     failing = sum(one.fails for one in found)
     told = f"{failing} regression{'' if failing == 1 else 's'}" if failing else "no regression"
-    tables = (_regressions(found), _outcomes(drift), _patterns(drift), _shifts(drift), _worst(drift))
+    tables = (_patterns(drift), _outcomes(drift), _regressions(found), _shifts(drift), _worst(drift))
     return DriftSection(
         f"{base.path} ({'baseline, ' if base.is_baseline else ''}run of {base.started})",
         f"{told}. Of {len(drift.pairs)} outputs of {len(drift.common)} cases: {', '.join(counts)}.",
@@ -84,7 +84,8 @@ def _regressions(found: Sequence[Regression]) -> DriftTable:
         known = "; ".join(f"until {of.expires}: {of.reason}" for of in one.acknowledged or ())
         where = one.cases[0] if len(one.cases) == 1 else f"{len(one.cases)} cases"
         rows.append((one.output, one.told, known or "no", where))
-    return DriftTable("Regressions", ("output", "what", "acknowledged", "where"), tuple(rows[:_MOST]))
+    title = f"Regressions, the worst {_MOST} of {len(found)}" if len(found) > _MOST else "Regressions"
+    return DriftTable(title, ("output", "what", "acknowledged", "where"), tuple(rows[:_MOST]))
 
 
 def _outcomes(drift: Drift) -> DriftTable:

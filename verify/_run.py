@@ -29,6 +29,7 @@ from verify._curve import Curve
 from verify._environment import describe_environment
 from verify._errors import UsageError
 from verify._measurement import Measurement
+from verify._relation_cases import parse_case
 from verify._runner import Result
 from verify._verdict import Finding, Outcome, Verdict
 
@@ -178,7 +179,7 @@ def parse_result(record: dict[str, Any]) -> Result:
         None if record["worst"] is None else Finding(**{**record["worst"], "excess": float(record["worst"]["excess"])}),
         record["precision"],
     )
-    return Result(Case.parse(record["case"]), verdict, float(record["seconds"]))
+    return Result(parse_case(record["case"]), verdict, float(record["seconds"]))
 
 
 def _measurement(entry: dict[str, Any]) -> Measurement:

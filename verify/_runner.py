@@ -20,6 +20,7 @@ from verify._errors import SuiteError, UsageError
 from verify._explanation import explain
 from verify._isolation import IsolatedSubject
 from verify._reference import Reference, compute_reference
+from verify._relation_cases import RelationCase
 from verify._subject import Subject
 from verify._verdict import Outcome, Verdict, judge
 
@@ -55,7 +56,7 @@ def run_case(case: Case, subject: Subject | IsolatedSubject, reference: Referenc
     if reason is not None:
         return Result(case, Verdict(Outcome.UNSUPPORTED, reason), 0.0)
     execution = subject.execute(case)
-    verdict = execution.failure or _judge(case, execution.outputs, reference)
+    verdict = execution.failure or execution.found or _judge(case, execution.outputs, reference)
     if execution.note:
         # The first line is what the table shows; a traceback may follow.
         first, newline, rest = verdict.reason.partition("\n")
@@ -104,7 +105,8 @@ def run_cases(
     if jobs == 0:
         for case in cases:
             yield case, None
-            yield case, _run_with(case, subject, functools.partial(cache.fetch, case), notice)
+            fetch = None if _needs_none(case, subject) else functools.partial(cache.fetch, case)
+            yield case, _run_with(case, subject, fetch, notice)
         return
     with worker_pool(jobs) as pool:
         pending: list[Future[Fetched] | None] = []
@@ -112,10 +114,15 @@ def run_cases(
         todo, ordered = itertools.tee(cases)
         for case in ordered:
             while len(pending) < jobs + _AHEAD and (ahead := next(todo, None)) is not None:
-                pending.append(None if subject.lacks(ahead) else pool.submit(cache.fetch, ahead))
+                pending.append(None if _needs_none(ahead, subject) else pool.submit(cache.fetch, ahead))
             yield case, None
             future = pending.pop(0)
             yield case, _run_with(case, subject, future.result if future else None, notice)
+
+
+def _needs_none(case: Case, subject: Subject | IsolatedSubject) -> bool:
+    """Whether the verdict needs no reference."""
+    return isinstance(case, RelationCase) or subject.lacks(case) is not None
 
 
 def _run_with(
@@ -124,7 +131,7 @@ def _run_with(
     fetch: Callable[[], Fetched] | None,
     notice: Callable[[str], None],
 ) -> Result:
-    if fetch is None or subject.lacks(case):
+    if fetch is None:
         return run_case(case, subject)
     reference, _, damage = or_fail(case, fetch)
     if damage:

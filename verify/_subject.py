@@ -22,6 +22,9 @@ from verify._case import Case
 from verify._compile_errors import is_compile_error
 from verify._errors import UsageError
 from verify._problem import GRADIENT_OF, NUMPY_DTYPES, Problem, make_problem
+from verify._relation_cases import RelationCase, check_relation
+from verify._relations import RELATIONS
+from verify._scatter import Given
 from verify._verdict import Outcome, Verdict
 
 DEFAULT_SUBJECT = "kernels:mlstm_chunkwise_triton_stablef"
@@ -54,16 +57,18 @@ class Execution:
     """What a subject did with a case.
 
     Attributes:
-        outputs: what it returned, to be judged; empty if it failed.
+        outputs: what it returned, to be judged; empty if it failed, or if a relation was checked.
         failure: why there is nothing to be judged, or None.
         seconds: wall-clock time, compilation included.
         note: what else a reader of the verdict must know.
+        found: the verdict of a relation, which needs no reference.
     """
 
     outputs: dict[str, np.ndarray]
     failure: Verdict | None
     seconds: float
     note: str = ""
+    found: Verdict | None = None
 
 
 class Signature:
@@ -85,6 +90,10 @@ class Signature:
             value = getattr(case, name)
             if value != default and not self.accepts(name):
                 return f"its signature has no {name}, and the case needs {name}={value!r}"
+        if isinstance(case, RelationCase):
+            needs = [name for name in RELATIONS[case.relation].needs if not self.accepts(name)]
+            if needs:
+                return f"its signature has no {', '.join(needs)}, which relation {case.relation} needs"
         missing = [name for name in _INITIAL if not self.accepts(name)]
         if case.initial != "none" and missing:
             return f"its signature has no {', '.join(missing)}, and the case has an initial state"
@@ -118,12 +127,15 @@ class Subject(Signature):
         problem = problem or make_problem(case)
         start = time.perf_counter()
         try:
+            if isinstance(case, RelationCase):
+                found = check_relation(case, problem, lambda given: self.call(given.case, given))
+                return Execution({}, None, time.perf_counter() - start, found=found)
             outputs = self.call(case, problem)
         except Exception as error:
             return Execution({}, _failure(error), time.perf_counter() - start)
         return Execution(outputs, None, time.perf_counter() - start)
 
-    def call(self, case: Case, problem: Problem) -> dict[str, np.ndarray]:
+    def call(self, case: Case, problem: Problem | Given) -> dict[str, np.ndarray]:
         """Run the subject, and differentiate it if the case has cotangents. It gets JAX arrays where there is JAX.
 
         Returns:
@@ -275,6 +287,15 @@ def load_subject(name: str) -> Subject:
         function = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:
         raise UsageError(f"subject {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    return make_subject(name, function)
+
+
+def make_subject(name: str, function: Callable[..., Any]) -> Subject:
+    """The subject that a callable is.
+
+    Raises:
+        UsageError: if it is no callable that takes q, k, v, i and f.
+    """
     if not callable(function):
         raise UsageError(f"subject {name!r} is a {type(function).__name__}; expected a callable.")
     subject = Subject(name, function, _parameters(function))

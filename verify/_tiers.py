@@ -18,6 +18,7 @@ import numpy as np
 from verify._case import COTANGENTS, DTYPES, Case
 from verify._covering import Factors, covering_array
 from verify._regimes import REGIMES, regime_tokens
+from verify._relation_cases import relation_cases
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Tier:
 
     def draw(self, seed: int = 0) -> Iterator[Case]:
         """The cases with that seed, each once. The cases of an endless tier have seeds of their own."""
-        return each_once(self.make(seed))
+        relations = () if self.endless else relation_cases(self.name)
+        return each_once(itertools.chain(self.make(seed), (replace(case, seed=seed) for case in relations)))
 
     def cases(self, seed: int = 0) -> list[Case]:
         """All cases of a tier that has an end."""
@@ -57,8 +59,9 @@ def each_once(cases: Iterable[Case]) -> Iterator[Case]:
 
 # A length is (a, b): a chunks and b tokens.
 _ONE, _BEFORE, _CHUNK, _AFTER = (0, 1), (1, -1), (1, 0), (1, 1)
-# The definition has 0 / 0 without both, where q.n is 0; see _without_normalizer.
-EXCLUDED = {"norm_val": 0.0, "eps": 0.0}
+# 0 / 0 where q.n is 0: without both of these (but see _without_normalizer), and without eps where q is 0 and
+# exp(-m) underflows even in float64.
+EXCLUDED: tuple[dict[str, Any], ...] = ({"norm_val": 0.0, "eps": 0.0}, {"regime": "zeros", "eps": 0.0})
 # Where a row is free, it has the first level of a factor.
 _ANYWHERE: Factors = {
     "stabilize_correctly": (True, False),
@@ -111,10 +114,15 @@ def covering_cases(factors: Factors, strength: int) -> list[Case]:
     parameters = {name: itertools.cycle(_tokens_of(name)) for name in REGIMES}
     far = itertools.cycle(_FAR)
     cases = []
-    for row in covering_array(factors, strength, EXCLUDED):
+    for row in covering_array(factors, strength, excluded_of(factors)):
         initial = next(far) if row["initial"] == "far" else row["initial"]
         cases.append(_case({**row, "regime": next(parameters[row["regime"]]), "initial": initial}))
     return cases
+
+
+def excluded_of(factors: Factors) -> list[dict[str, Any]]:
+    """What of ``EXCLUDED`` these factors could have."""
+    return [row for row in EXCLUDED if all(level in factors[factor] for factor, level in row.items())]
 
 
 def _case(row: Mapping[str, Any]) -> Case:
@@ -222,6 +230,9 @@ def _random_case(rng: np.random.Generator) -> Case:
 
     name, at, parameter = one_of(*regime_tokens()).partition("@")
     norm_val = one_of(1.0, 1.0, 0.0, _rounded(10.0 ** rng.uniform(-3, 3)))
+    eps = one_of(1e-6, _rounded(10.0 ** rng.uniform(-8, 0)), 0.0)
+    if {"norm_val": norm_val, "eps": eps} == EXCLUDED[0] or {"regime": name, "eps": eps} == EXCLUDED[1]:
+        eps = 1e-6
     return Case(
         regime=f"{name}@{_rounded(float(parameter) * rng.uniform(0.5, 1.5)):g}" if at else name,
         batch=one_of(1, 1, 2, 3),
@@ -233,7 +244,7 @@ def _random_case(rng: np.random.Generator) -> Case:
         dtype=one_of(*DTYPES),
         stabilize_correctly=one_of(True, False),
         norm_val=norm_val,
-        eps=one_of(1e-6, _rounded(10.0 ** rng.uniform(-8, 0)), 0.0 if norm_val else 1e-6),
+        eps=eps,
         initial=one_of("none", f"warm@{rng.normal(0, 3):.2g}", f"{one_of('warm', 'empty')}@{rng.normal(0, 500):.3g}"),
         cotangents=one_of("all", "all", *COTANGENTS),
         seed=int(rng.integers(2**31)),

@@ -44,6 +44,8 @@ class Outcome(Enum):
     NONFINITE = "nonfinite"
     INACCURATE = "inaccurate"
     REFERENCE_UNCERTAIN = "reference-uncertain"
+    RELATION_BROKEN = "relation-broken"
+    NONDETERMINISTIC = "nondeterministic"
     UNSUPPORTED = "unsupported"
     PASS = "pass"
 
@@ -69,6 +71,8 @@ _SENTENCES = {
     Outcome.NONFINITE: "An output or a gradient is NaN or infinite where the reference is finite.",
     Outcome.INACCURATE: "An output or a gradient is further from the reference than rounding explains.",
     Outcome.REFERENCE_UNCERTAIN: "The oracle may be off as far as rounding may itself; nothing can be said.",
+    Outcome.RELATION_BROKEN: "Two results of the subject are not related as every correct kernel's are.",
+    Outcome.NONDETERMINISTIC: "The same call did not give the same bits again.",
     Outcome.UNSUPPORTED: "The subject's signature lacks what the case needs; it was not run.",
     Outcome.PASS: "Every output and every gradient is as near to the reference as correct kernels are.",
 }

@@ -1,4 +1,4 @@
-"""Correct subjects in NumPy float32, the recurrence and the parallel form, and the same with a small systematic error.
+"""Correct subjects in NumPy float32, recurrence, parallel and chunkwise, and the same with a small systematic error.
 
 Straightforward formulas of docs/method.md, sections 1, 2 and 12, with two stabilizers and with sums of gates that
 never subtract. [C | n] is one matrix, n being C for v = 1. Everything is float32; they run outside of jax.jit only.
@@ -46,7 +46,7 @@ def recurrence(
     fault="",
 ):
     initial = None if c_initial is None else (c_initial, n_initial, m_initial)
-    constants = Constants(eps, norm_val, stabilize_correctly, fault)
+    constants = Constants(eps, norm_val, stabilize_correctly, fault, chunk_size)
     h, last = _mlstm(form or Recurrence, constants, q, k, v, i, f, initial)
     return (h, last) if return_last_states else h
 
@@ -61,11 +61,22 @@ def with_m_as_one_number(*arrays, **options):
     return recurrence(*arrays, fault="m as one number", **options)
 
 
+@functools.wraps(recurrence)
+def chunkwise(q, k, v, i, f, *initial, **options):
+    """Takes 16-bit inputs, too: they are float32 inside, and what is returned is rounded once."""
+    wide = [x.astype(F) for x in (q, k, v, i)]
+    returned = recurrence(*wide, f, *initial, form=Chunkwise, **options)
+    if isinstance(returned, tuple):
+        return returned[0].astype(q.dtype), returned[1]
+    return returned.astype(q.dtype)
+
+
 class Constants(NamedTuple):
     eps: float
     norm_val: float
     stabilize_correctly: bool
     fault: str
+    chunk_size: int
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -167,7 +178,7 @@ class Form:
 
     def __init__(self, constants, *inputs):
         *arrays, initial = inputs
-        self.fault = constants.fault
+        self.fault, self.chunk_size = constants.fault, constants.chunk_size
         self.q, self.k, v, self.i, self.f = map(np.asarray, arrays)
         lead, self.c = self.q.shape[:2], F(self.q.shape[-1] ** -0.5)
         one = np.full((*v.shape[:-1], 1), 1 + 1e-5 if self.fault == "n scaled" else 1, F)
@@ -322,6 +333,7 @@ class Parallel(Form):
         through_m = np.concatenate([mu, column(M)], -1)
         origin = np.concatenate([self.origin, self.origin[..., -1:]], -1)
         shares += np.where(np.arange(shares.shape[-1]) == column(origin), column(through_m), F(0))
+        self.through_m_0 = np.sum(np.where(origin == 0, through_m, F(0)), -1)
         back = [self.to_initial(self.w, x, D)]
         back.append(self.to_initial(self.weights(self.m_0, self.m), x_of_m, D_of_m))
         of_sources = np.sum(shares, -2)
@@ -329,6 +341,41 @@ class Parallel(Form):
 
     def to_initial(self, w, x, D):
         return self.dot(transposed(w[..., :1] * (self.c * self.q)), x) + w[..., -1, :1, None] * D
+
+
+class Chunkwise(Form):
+    """The parallel form over one chunk after the other, each on the state that the last one left."""
+
+    def run(self):
+        self.chunks, state = [], (self.start, self.m_0, self.inner_0)
+        for span in self.spans():
+            chunk = self.chunk(span, *state)
+            self.chunks.append(chunk)
+            state = chunk.last, chunk.m[..., -1], chunk.inner[..., -1]
+        self.readout = np.concatenate([chunk.readout for chunk in self.chunks], 2)
+        self.m = np.concatenate([chunk.m for chunk in self.chunks], 2)
+        self.inner = np.concatenate([chunk.inner for chunk in self.chunks], 2)
+        self.last = chunk.last
+
+    def spans(self):
+        return [slice(first, first + self.chunk_size) for first in range(0, self.q.shape[2], self.chunk_size)]
+
+    def chunk(self, span, start, m_0, inner_0):
+        chunk = Parallel.__new__(Parallel)
+        tokens = {name: getattr(self, name)[:, :, span] for name in ("q", "k", "v", "i", "f", "phi")}
+        vars(chunk).update(vars(self) | tokens, start=start, m_0=m_0, inner_0=inner_0)
+        chunk.run()
+        return chunk
+
+    def back(self, x, x_of_m, mu, D, D_of_m, M):
+        of_chunks = []
+        for chunk, span in reversed(list(zip(self.chunks, self.spans(), strict=True))):
+            of_rows = (array[:, :, span] for array in (x, x_of_m, mu))
+            gradients, D, D_of_m, dm_0 = chunk.back(*of_rows, D, D_of_m, M)
+            of_chunks.insert(0, gradients)
+            M = np.where(np.isneginf(chunk.m_0), F(0), chunk.through_m_0)
+        gradients = [np.concatenate(parts, 2) for parts in zip(*of_chunks, strict=True)]
+        return gradients, D, D_of_m, dm_0
 
 
 def straddling(shares):

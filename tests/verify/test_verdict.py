@@ -181,9 +181,10 @@ def test_gradients_that_do_not_tell_exact_from_detached_pass():
 
 
 def test_gradients_have_the_shapes_and_dtypes_of_the_inputs():
+    case = replace(WITH_STATE, dtype="float16")
+    reference = compute_reference(case)
+
     def judged(**changes):
-        case = replace(WITH_STATE, dtype="float16")
-        reference = compute_reference(case)
         dtypes = dict.fromkeys(("h", "dq", "dk", "dv", "di"), np.float16)
         outputs = {n: np.asarray(x, dtypes.get(n, np.float32)) for n, x in reference.values.items()}
         return judge(case, outputs | {name: change(outputs[name]) for name, change in changes.items()}, reference)

@@ -1,4 +1,4 @@
-"""``mlstm-verify list``: cases, tiers, regimes, subjects."""
+"""``mlstm-verify list``: cases, tiers, regimes, relations, thresholds, subjects."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from verify._calibration import RATE, STATISTICS, thresholds
 from verify._regimes import REGIMES
+from verify._relations import RELATIONS
 from verify._subject import DEFAULT_SUBJECT, KNOWN_SUBJECTS
 from verify._tiers import TIERS
 from verify.cli._selection import (
@@ -23,7 +24,7 @@ from verify.cli._selection import (
     select_cases,
 )
 
-list_app = typer.Typer(no_args_is_help=True, help="List cases, tiers, gate regimes or known subjects.")
+list_app = typer.Typer(no_args_is_help=True, help="List cases, tiers, gate regimes, relations, thresholds or subjects.")
 # Of a tier without an end.
 _FIRST = 100
 
@@ -80,6 +81,15 @@ def list_thresholds() -> None:
         table.add_row(output, *(f"{number:g}" for number in numbers))
     Console(highlight=False, width=100).print(table)
     print(f"error / bound: 1. A correct kernel is beyond one of the others in 1 of {1 / RATE:.0e} measurements.")
+
+
+@list_app.command()
+def relations() -> None:
+    """The relations, what each says, and what it asks of a case."""
+    table = Table("relation", "says", "asks for", box=None, pad_edge=False, width=100)
+    for name, relation in RELATIONS.items():
+        table.add_row(name, relation.says, relation.asks[1])
+    Console(highlight=False, width=100).print(table)
 
 
 @list_app.command()

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from verify._cache import Found, ReferenceCache
 from verify._case import Case
+from verify._errors import UsageError
+from verify._relation_cases import RelationCase
 from verify._runner import or_fail, worker_pool
 from verify.cli._cache import CacheOption, open_cache
 from verify.cli._progress import print_notice, progress_bar
@@ -32,7 +34,10 @@ def references(
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
 ) -> None:
     """Compute the references of cases ahead, for `run --cache DIR` on a machine with a GPU. What is there stays."""
-    cases = select_cases(tier or "smoke", case or [], k, gradients=gradients, seed=seed)
+    selected = select_cases(tier or "smoke", case or [], k, gradients=gradients, seed=seed)
+    cases = [each for each in selected if not isinstance(each, RelationCase)]
+    if not cases:
+        raise UsageError(f"none of the {len(selected)} selected cases has a reference: all are relations.")
     store = open_cache(cache)
     counts: Counter[Found] = Counter()
     with progress_bar() as progress:

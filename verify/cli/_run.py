@@ -23,6 +23,7 @@ from verify._case import Case
 from verify._environment import describe_environment
 from verify._errors import UsageError
 from verify._isolation import IsolatedSubject, Limits
+from verify._relation_cases import parse_case
 from verify._report import Report
 from verify._run import MANIFEST, STARTED, RunWriter, check_directory, parse_result, read_manifest, read_run
 from verify._runner import run_cases
@@ -210,7 +211,7 @@ def _of_the_run(
     recorded = manifest["environment"].get("interpreter")
     python = Path(recorded) if python is None and recorded else python
     try:
-        return [Case.parse(name) for name in manifest["planned"]], manifest["subject"], python
+        return [parse_case(name) for name in manifest["planned"]], manifest["subject"], python
     except UsageError as error:
         raise UsageError(f"{directory / MANIFEST} plans what is no case: {error}") from error
 

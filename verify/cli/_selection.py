@@ -11,6 +11,7 @@ import typer
 
 from verify._case import Case
 from verify._errors import UsageError
+from verify._relation_cases import parse_case
 from verify._tiers import TIERS, each_once
 
 # What the commands that select cases have in common.
@@ -47,14 +48,20 @@ def select_cases(
         raise UsageError(f"--tier {tier} has no end of cases; it is for mlstm-verify run, and list cases.")
     if ids and seed is not None:
         raise UsageError(f"--seed {seed} is for a tier; a case id ends with its own seed.")
-    cases = [Case.parse(text) for text in ids] or TIERS[tier].cases(seed or 0)
+    cases = [parse_case(text) for text in ids] or TIERS[tier].cases(seed or 0)
     if expression is not None:
         matches = _Expression(expression)
         selected = [case for case in cases if matches(case.id)]
         if not selected:
             raise UsageError(f"-k {expression!r} selects none of {len(cases)} cases; see mlstm-verify list cases.")
         cases = selected
-    return cases if gradients else list(each_once(replace(case, cotangents="none") for case in cases))
+    if gradients:
+        return cases
+    # A relation of gradients has no forward pass alone.
+    forward = [replace(case, cotangents="none") for case in cases if "gradient_causality/" not in case.id]
+    if not forward:
+        raise UsageError(f"--no-gradients leaves none of {len(cases)} cases: gradient_causality needs gradients.")
+    return list(each_once(forward))
 
 
 def is_endless(tier: str) -> bool:

@@ -1,0 +1,21 @@
+"""The smoke tier against this project's kernels, a test for every case, by its id; and correct subjects."""
+
+import numpy as np
+import pytest
+
+from tests.subjects import correct, float32
+from verify.testing import check, matrix
+
+every_case = pytest.mark.parametrize("case", matrix("smoke"), ids=lambda case: case.id)
+
+
+@every_case
+def test_case_passes(case):
+    check("kernels:mlstm_chunkwise_triton_stablef", case)
+
+
+@every_case
+def test_correct_subjects_pass(case):
+    with np.errstate(all="ignore"):
+        check(correct.mlstm, case)
+        check(float32.chunkwise, case)

@@ -1,0 +1,63 @@
+"""Every planted wrong subject fails, each on the case that is hard for it; docs/planted.py has the smoke tier."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.subjects import float32
+from tests.subjects.planted import BASE, GRADES, GROUPS, PLANTED
+from verify import Outcome, judge
+from verify._cache import ReferenceCache, default_directory
+from verify._subject import make_subject
+
+# Below the bound, but far above the noise floor.
+UNSEEN_BY_THE_BOUND = ("reciprocal of 18 bits",)
+
+
+def verdict_of(function, case):
+    reference, *_ = ReferenceCache(default_directory()).fetch(case)
+    with np.errstate(all="ignore"):
+        execution = make_subject("planted", function).execute(case)
+    return execution.failure or judge(case, execution.outputs, reference)
+
+
+def case_of(planted):
+    return replace(BASE, **planted.seen)
+
+
+def expected(name):
+    unseen = pytest.mark.xfail(strict=True, reason="the running error bound alone does not see it")
+    return pytest.param(name, marks=[unseen] if name in UNSEEN_BY_THE_BOUND else [])
+
+
+@pytest.mark.parametrize("name", [expected(name) for name in PLANTED])
+def test_planted_fault_is_seen(name):
+    verdict = verdict_of(PLANTED[name].function, case_of(PLANTED[name]))
+    assert verdict.outcome in (Outcome.INACCURATE, Outcome.NONFINITE), verdict.reason
+
+
+@pytest.mark.parametrize("name", UNSEEN_BY_THE_BOUND)
+def test_what_the_bound_does_not_see_stands_out_of_the_noise(name):
+    case = case_of(PLANTED[name])
+    right, wrong = (verdict_of(function, case) for function in (float32.chunkwise, PLANTED[name].function))
+    largest = {one.output: one.rms_z for one in right.measurements}
+    assert any(one.rms_z > max(5.0, 5.0 * largest[one.output]) for one in wrong.measurements)
+
+
+def test_without_a_fault_the_same_cases_pass():
+    for case in {case_of(planted) for planted in PLANTED.values()}:
+        verdict = verdict_of(float32.chunkwise, case)
+        assert verdict.outcome is Outcome.PASS, (case.id, verdict.reason)
+
+
+def test_there_are_faults_of_every_group_and_grade():
+    assert len(PLANTED) >= 40
+    for names, counts in (
+        (GROUPS, Counter(planted.group for planted in PLANTED.values())),
+        (GRADES, Counter(planted.grade for planted in PLANTED.values())),
+    ):
+        assert counts.keys() == set(names)
+        assert min(counts.values()) >= 3
+    assert all(planted.does.endswith(".") for planted in PLANTED.values())
