@@ -57,7 +57,7 @@ class Report:
     @classmethod
     def of(cls, manifest: dict[str, Any], results: Iterable[Result], drift: DriftSection | None = None) -> Report:
         """The report of results in any order."""
-        return cls(manifest, tuple(sorted(map(_legible, results), key=_severity)), drift)
+        return cls(manifest, tuple(worst_first(map(_legible, results))), drift)
 
     @property
     def subject(self) -> str:
@@ -146,6 +146,11 @@ class Report:
         rows += [("seconds of the subject", f"{sum(result.seconds for result in self.results):.0f}")]
         rows += [("command", " ".join(self.manifest.get("command", [])))]
         return [(name, legible(str(value))) for name, value in rows if value]
+
+
+def worst_first(results: Iterable[Result]) -> list[Result]:
+    """The results by severity of the outcome, then by how far the worst statistic is from its threshold."""
+    return sorted(results, key=_severity)
 
 
 def legible(text: str) -> str:
