@@ -20,9 +20,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from verify._case import Case
 from verify._errors import UsageError
 from verify._measurement import Measurement
+from verify._relation_cases import parse_case
 from verify._run import RESULTS, check_plan
 
 VERSION = 1
@@ -136,7 +136,7 @@ def _rows(manifest: dict[str, Any], record: dict[str, Any]) -> Iterator[tuple[st
 
 
 def _of_case(text: str) -> dict[str, Any]:
-    case = Case.parse(text)
+    case = parse_case(text)
     row = {field.name: getattr(case, field.name) for field in fields(case)} | {"mode": case.mode}
     for name, parameter in (("regime", "parameter"), ("initial", "m_0")):
         row[name], _, value = row[name].partition("@")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tests.verify.synthetic_run import CURVE, manifest, measured, result, write_run
 from verify import Case, UsageError
+from verify._relation_cases import RelationCase
 from verify._report import Conclusion, Report, told
 from verify._report_curves import BOTTOM, LEFT, RIGHT, TOP, curve_pictures
 from verify._report_heat_map import FAILED, NONFINITE, heat_maps, short
@@ -164,6 +165,7 @@ def test_every_point_and_every_label_lies_in_its_picture(values):
 
 def test_a_result_is_read_back_as_it_was(tmp_path):
     results = [*ALL, result(Case(length=64), measured(curve=CURVE, rms_z=math.nan, worst=(0, 0, 3)))]
+    results.append(result(RelationCase.on("repeatability", Case(length=65)), outcome=Outcome.NONDETERMINISTIC))
     _, found = read_results(write_run(tmp_path / "run", *results))
     assert list(map(repr, found)) == list(map(repr, results))
 

@@ -206,12 +206,12 @@ def run(tmp_path):
 
 @pytest.mark.parametrize("form", Format)
 def test_the_command_writes_the_file(run, tmp_path, form, capsys):
-    report(run, tmp_path / "file", form)
+    report(run, tmp_path / "file", format=form)
     told, _ = capsys.readouterr()
     assert f"written to {tmp_path / 'file'}" in told
     assert RESULTS_OF_ALL[0].case.id in (tmp_path / "file").read_text()
     assert not list(tmp_path.glob("*.partial"))
-    report(run, Path("-"), form)
+    report(run, Path("-"), format=form)
     assert capsys.readouterr().out == (tmp_path / "file").read_text()
 
 
