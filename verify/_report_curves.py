@@ -16,7 +16,7 @@ from verify._runner import Result
 from verify._verdict import finding
 
 WIDTH, HEIGHT = 364, 250
-LEFT, RIGHT, TOP, BOTTOM = 50, 358, 12, 176
+LEFT, RIGHT, TOP, BOTTOM = 50, 352, 12, 176
 # Fewer points show no course.
 _FEWEST = 4
 _OF_EACH = 4
