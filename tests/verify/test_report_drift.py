@@ -1,5 +1,6 @@
 """The drift section of a report: nothing of equal runs, and the outputs, cases and regressions of what moved."""
 
+import datetime
 import re
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 
 from tests.verify.synthetic_run import measured, result, write_run
 from verify import Case, UsageError
+from verify._drift import compare
+from verify._recorded import recorded_run
+from verify._regression import Acknowledgement, Regression
+from verify._report_drift import drift_section
 from verify._verdict import Outcome
 from verify.cli._report import Format, report
 
@@ -44,6 +49,18 @@ def test_what_moved_is_named(base, tmp_path, capsys):
     assert f"| `outcome` | `crash, was pass` | `no` | `{CASES[3].id}` |" in told
     assert f"| `pass` | `crash` | `{CASES[3].id}` |" in told
     assert "| `h` | `0.25 to 0.25` | `0.5 to 3` |" in told
+
+
+def test_what_fails_stands_before_what_is_acknowledged(base):
+    known = Acknowledgement("*", "h", "it is known", datetime.date(2027, 1, 1))
+    found = [Regression("h", ("a",), "moved", 9.0, (known,)), Regression("dq", ("b", "c"), "moved too", 1.0)]
+    shown = drift_section(compare(recorded_run(base), recorded_run(base)), found)
+    assert shown.sentence.startswith("1 regression. ")
+    (table,) = shown.tables
+    assert table.rows == (
+        ("dq", "moved too", "no", "2 cases"),
+        ("h", "moved", "until 2027-01-01: it is known", "a"),
+    )
 
 
 def test_a_base_without_a_case_in_common_is_an_error(base, tmp_path):
