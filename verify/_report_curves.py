@@ -72,7 +72,9 @@ def curve_pictures(report: Report) -> tuple[Picture, ...]:
         for one in sorted(result.verdict.measurements, key=lambda one: -finding([one]).excess)
         if one.curve and len(_drawn(one.curve.position, one.curve.error)) >= _FEWEST
     ]
-    growing = [entry for entry in found if isfinite(entry[1].growth - entry[1].noise_growth)]
+    # An error that never leaves the noise floor may grow as it likes.
+    growing = [entry for entry in found if entry[2].error[-1] > entry[2].noise[-1]]
+    growing = [entry for entry in growing if isfinite(entry[1].growth - entry[1].noise_growth)]
     growing.sort(key=lambda entry: entry[1].noise_growth - entry[1].growth)
     ways = {
         "among the worst": found,
