@@ -16,12 +16,15 @@ on Computers 66(8), 2017.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+_ONE_THREAD = threading.RLock()
 
 
 @cache
@@ -61,8 +64,8 @@ class Balls:
 
 
 def _apply(bits: int, function: Callable[..., Any], *arrays: Balls, **options: Any) -> Balls:
-    # All arithmetic passes through here: flint takes its precision from a global, which is put back.
-    with _flint().ctx.workprec(bits):
+    # All arithmetic passes through here: flint takes its precision from a global of all threads, which is put back.
+    with _ONE_THREAD, _flint().ctx.workprec(bits):
         return Balls(function(*(array.x for array in arrays), **options), bits)
 
 

@@ -67,6 +67,11 @@ class ReferenceCache:
 
     def load(self, case: Case) -> tuple[Reference | None, Found, str]:
         """The reference of a case, or None; what was found; and of a damaged file, its name and what is wrong."""
+        content, found, damage = self.read(case)
+        return None if content is None else unpack(content), found, damage
+
+    def read(self, case: Case) -> tuple[bytes | None, Found, str]:
+        """As ``load``, the content of the file, checked."""
         path = self.path(case)
         try:
             content = path.read_bytes()
@@ -75,19 +80,22 @@ class ReferenceCache:
         except OSError as error:
             return None, Found.DAMAGED, f"{path} cannot be read: {error}"
         try:
-            return _unpack(content, case), Found.CACHED, ""
-        except _DamageError as damage:
+            check(content, case)
+        except DamageError as damage:
             return None, Found.DAMAGED, f"{path} {damage}"
+        return content, Found.CACHED, ""
 
     def fetch(self, case: Case) -> tuple[Reference, Found, str]:
         """As ``load``; what is not there, or damaged, is computed and written."""
         reference, found, damage = self.load(case)
         if reference is None:
             reference = compute_reference(case)
-            self._write(self.path(case), _pack(reference, case))
+            self.write(case, pack(reference, case))
         return reference, found, f"{damage}; computed again" if damage else ""
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def write(self, case: Case, content: bytes) -> None:
+        """Keep what ``pack`` made of the reference of a case."""
+        path = self.path(case)
         part = path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
             part.write_bytes(content)
@@ -96,11 +104,12 @@ class ReferenceCache:
             raise UsageError(f"--cache {self.directory} cannot be written: {error}.") from error
 
 
-class _DamageError(Exception):
+class DamageError(Exception):
     """What is wrong with a file."""
 
 
-def _pack(reference: Reference, case: Case) -> bytes:
+def pack(reference: Reference, case: Case) -> bytes:
+    """The reference of a case as the content of a file."""
     arrays: dict[str, Any] = {} if reference.rows is None else {"rows": reference.rows}
     for part in _PARTS:
         arrays |= {f"{part}/{name}": array for name, array in getattr(reference, part).items()}
@@ -111,19 +120,25 @@ def _pack(reference: Reference, case: Case) -> bytes:
     return json.dumps(line).encode() + b"\n" + content
 
 
-def _unpack(content: bytes, case: Case) -> Reference:
+def check(content: bytes, case: Case) -> None:
+    """Raise DamageError if the content of a file is not the reference of this case on this machine."""
     line, _, archive = content.partition(b"\n")
     try:
         header = json.loads(line)
         said = [header[key] for key in ("case", "problem", "archive")]
     except (ValueError, KeyError, TypeError) as error:
-        raise _DamageError("has no readable first line") from error
+        raise DamageError("has no readable first line") from error
     if said[2] != _digest(archive):
-        raise _DamageError("is damaged: its content has another checksum than its first line says")
+        raise DamageError("is damaged: its content has another checksum than its first line says")
     if said[0] != case.id:
-        raise _DamageError(f"is of another case, {said[0]}")
+        raise DamageError(f"is of another case, {said[0]}")
     if said[1] != _problem_digest(case):
-        raise _DamageError("is of other arrays than this machine draws for the case")
+        raise DamageError("is of other arrays than this machine draws for the case")
+
+
+def unpack(content: bytes) -> Reference:
+    """The reference in the content of a file, which ``check`` has seen."""
+    archive = content.partition(b"\n")[2]
     parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in _PARTS}
     rows = None
     with np.load(io.BytesIO(archive)) as arrays:

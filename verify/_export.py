@@ -48,7 +48,7 @@ _CURVE = ("position", "error", "noise", "bound")
 _SIZES = ("batch", "heads", "length", "dhqk", "dhhv", "chunk_size")
 _OF_RUN = ("subject", "shard", "backend", "device")
 _RESULTS = {
-    **dict.fromkeys(("case", "regime"), pa.string()),
+    **dict.fromkeys(("case", "relation", "regime"), pa.string()),
     "parameter": pa.float64(),
     **dict.fromkeys(_SIZES, pa.int64()),
     **dict.fromkeys(("dtype", "mode"), pa.string()),

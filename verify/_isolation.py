@@ -92,13 +92,18 @@ class IsolatedSubject:
         self._start = functools.partial(_Worker, name, backend, limits.memory, self._python)
         # It imports JAX while the caller does something else; ``started`` waits.
         self._worker = self._start()
-        self._used = False
+        self._used = self._stopped = False
 
     def __enter__(self) -> IsolatedSubject:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._worker.end()
+
+    def stop(self) -> None:
+        """From another thread than ``execute``, which fails if it is not done. The context is left as ever."""
+        self._stopped = True
+        self._worker.kill()
 
     @functools.cached_property
     def started(self) -> Started:
@@ -162,6 +167,9 @@ class IsolatedSubject:
         suspect = self._worker.gone
         self._worker.end()
         self._worker, self._used = self._start(), False
+        # Asked after the start: ``stop`` has either killed this worker or is seen here.
+        if self._stopped:
+            self._worker.kill()
         try:
             started = self._worker.greet()
         except (_DeathError, UsageError) as error:
@@ -281,13 +289,14 @@ class _Worker:
                 self._killed = Outcome.TIMEOUT, f"was not done in {seconds:g} seconds and was killed"
             elif not self.gone:
                 continue
-            self._kill()
+            self.kill()
             # What the subject has started may hold the other end.
             with socket.socket(fileno=os.dup(self._channel.fileno())) as pipe:
                 pipe.shutdown(socket.SHUT_RDWR)
             return
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """Kill it and all that it has started, if it is there."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -307,7 +316,7 @@ class _Worker:
 
     def end(self) -> None:
         """Kill it and all that it has started, if it is there; SuiteError if it does not die."""
-        self._kill()
+        self.kill()
         try:
             self._process.wait(_DEATH_SECONDS)
         except subprocess.TimeoutExpired as error:

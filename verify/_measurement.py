@@ -237,12 +237,11 @@ def _place(name: str, worst: tuple[np.intp, ...], reference: Reference) -> tuple
 
 
 def _saturate(actual: np.ndarray, wanted: np.ndarray, bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    # Where the right value is beyond the largest number of the dtype, or rounding may carry it there, inf is right.
     import ml_dtypes
 
-    # Where the right value is beyond the largest number of the dtype, or rounding may carry it there, inf is right.
     largest = float(ml_dtypes.finfo(dtype).max)
-    same_side = np.isfinite(wanted) & (np.sign(actual) == np.sign(wanted))
-    overflow = np.isinf(actual) & same_side & (np.abs(wanted) + bound >= largest)
+    overflow = np.isinf(actual) & np.isfinite(wanted) & (np.sign(actual) * wanted + bound >= largest)
     return np.where(overflow, wanted, actual)
 
 

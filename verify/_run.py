@@ -144,6 +144,17 @@ class RunWriter:
         self._lines.flush()
         self.finished.add(result.case.id)
 
+    def put_in_order(self) -> None:
+        """Bring the records, which may have come from many machines, into the order of the plan."""
+        path = self.directory / RESULTS
+        lines = path.read_text().splitlines(keepends=True)
+        place = {name: number for number, name in enumerate(read_manifest(self.directory)["planned"])}
+        ordered = sorted(lines, key=lambda line: place[json.loads(line)["case"]])
+        if ordered != lines:
+            part = path.with_suffix(".part")
+            part.write_text("".join(ordered))
+            part.replace(path)
+
 
 def result_record(result: Result) -> dict[str, Any]:
     """A result as JSON values."""

@@ -30,6 +30,7 @@ from verify._cache import ReferenceCache, default_directory
 from verify._case import Case
 from verify._errors import UsageError
 from verify._isolation import IsolatedSubject, Limits
+from verify._relation_cases import parse_case
 from verify._report import first_line, worst_first
 from verify._runner import Result, run_cases
 from verify._self_test import self_test
@@ -80,7 +81,7 @@ def check(kernel: Kernel, case: Case | str, *, cache: Path | str | None = None) 
         unittest.SkipTest: if the kernel's signature lacks what the case needs; pytest reports a skip.
         UsageError: for a kernel or a case that cannot be.
     """
-    parsed = [Case.parse(case) if isinstance(case, str) else case]
+    parsed = [parse_case(case) if isinstance(case, str) else case]
     with _open_subject(kernel, isolate=False) as subject:
         (result,) = _run(subject, parsed, 0, cache)
     if result.verdict.outcome is Outcome.UNSUPPORTED:
@@ -138,7 +139,7 @@ def assert_verified(
 def _given(cases: Sequence[Case | str]) -> list[Case]:
     if not cases:
         raise UsageError("cases is empty; expected at least one case or id.")
-    return [Case.parse(case) if isinstance(case, str) else case for case in cases]
+    return [parse_case(case) if isinstance(case, str) else case for case in cases]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import flint
 import numpy as np
@@ -295,6 +296,22 @@ def test_precision_is_the_arithmetics_own(outer, bits):
         assert flint.ctx.prec == outer
     finally:
         flint.ctx.prec = before
+
+
+def test_threads_have_each_their_own_precision():
+    def narrowest_and_widest(bits):
+        ar = Ball(bits)
+        x = ar.array(np.linspace(0.1, 3.0, 50))
+        accuracies = [ball.rel_accuracy_bits() for _ in range(20) for ball in ar.exp(x).x]
+        return min(accuracies) >= bits - 8, max(accuracies) <= bits + 8
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(narrowest_and_widest, [60, 1000] * 4)) == {(True, True)}
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize("bits", [52, 0, -1, 200.0, "200"])

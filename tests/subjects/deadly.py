@@ -47,6 +47,11 @@ def hang(q):
     ctypes.PyDLL(None).pause()
 
 
+def hang_the_first_time(q):
+    if not mark("HUNG"):
+        ctypes.PyDLL(None).pause()
+
+
 def allocate(q):
     held = []
     while True:
@@ -78,7 +83,7 @@ def make_sick(q):
 # By the number of tokens.
 WAYS = {
     2: abort, 3: segfault, 4: end, 5: end_the_first_time, 6: hang, 7: allocate, 8: exhaust, 9: overwrite,
-    10: give_away, 11: refuse_a_second_call, 12: refuse_a_second_call, 13: make_sick,
+    10: give_away, 11: refuse_a_second_call, 12: refuse_a_second_call, 13: make_sick, 14: hang_the_first_time,
 }  # fmt: skip
 
 if os.path.exists(os.environ.get("SICK", "")):

@@ -14,7 +14,6 @@ from pyarrow import parquet
 
 from verify import Case, Measurement, UsageError, Verdict
 from verify._export import TABLES, VERSION, make_tables, read_table, write_tables
-from verify._relation_cases import RelationCase
 from verify._run import MANIFEST, RESULTS, SCHEMA, result_record
 from verify._runner import Result
 from verify._verdict import Outcome
@@ -77,12 +76,6 @@ def test_a_case_is_a_row_of_its_fields(run):
     assert second["worst_output"] is None
     assert (second["dtype"], second["mode"], second["cotangents"]) == ("bfloat16", "constant", "all")
     assert (second["subject"], second["shard"], second["device"]) == ("s:f", None, "a GPU")
-
-
-def test_a_relation_is_a_row_of_the_case_that_it_is_checked_on(tmp_path):
-    case = RelationCase.on("repeatability", CASES[1])
-    (row,) = make_tables(tmp_path, manifest([case]), [record(case)])["results.parquet"].to_pylist()
-    assert (row["case"], row["regime"], row["dtype"]) == (case.id, "forget", "bfloat16")
 
 
 def test_no_field_is_left_out():

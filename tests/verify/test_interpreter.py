@@ -17,7 +17,7 @@ from verify._interpreter import find_interpreter
 from verify._isolation import IsolatedSubject, Limits
 from verify._problem import make_problem
 from verify._subject import Subject
-from verify.cli._run import IsolateOption, _open_subject
+from verify.cli._opening import IsolateOption, open_subject
 
 ROOT = Path(__file__).resolve().parents[2]
 CASE = Case(regime="kink@0.01", length=5, dhqk=4, dhhv=3, initial="warm@1")
@@ -164,7 +164,7 @@ def test_a_gpu_cannot_be_asked_for_without_jax(python, tmp_path, monkeypatch):
 
 
 def test_not_in_this_process(python):
-    opened = _open_subject("plain:mlstm", BackendOption.auto, IsolateOption.none, Limits(), python)
+    opened = open_subject("plain:mlstm", BackendOption.auto, IsolateOption.none, Limits, python)
     with pytest.raises(UsageError, match=r"--python .* is for a process of its own, which --isolate none"), opened:
         pass
 

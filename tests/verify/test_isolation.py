@@ -16,7 +16,7 @@ from verify import Case, Outcome, UsageError, load_subject, run_case
 from verify._backend import BackendOption
 from verify._isolation import Limits
 from verify._run import RESULTS, result_record
-from verify.cli._run import IsolateOption, _open_subject
+from verify.cli._opening import IsolateOption, open_subject
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLY = "tests.subjects.deadly:deadly"
@@ -69,7 +69,7 @@ def test_each_way_to_die_is_an_outcome_and_the_run_goes_on(tmp_path):
         "abort": ("crash", "its worker died of SIGABRT; tried once more alone, as its first worker died of SIGABRT"),
         "segfault": ("crash", "its worker died of SIGSEGV; tried once more alone"),
         "end": ("crash", "its worker ended with exit code 3; tried once more alone"),
-        "end_the_first_time": ("pass", "bound; tried once more alone, as its first worker ended with exit code 7"),
+        "end_the_first_time": ("pass", "threshold); tried once more alone, as its first worker ended with exit code 7"),
         "allocate": ("out-of-memory", "GiB and was killed (--memory 0.6)"),
         "exhaust": ("out-of-memory", "RuntimeError: RESOURCE_EXHAUSTED: Out of memory"),
         "overwrite": ("changed-inputs", "wrote to what it was given: q"),
@@ -146,8 +146,8 @@ def test_a_subject_that_dies_at_its_import_starts_nothing(tmp_path):
 
 
 def test_in_this_process_if_asked(monkeypatch):
-    monkeypatch.setattr("verify.cli._run.choose_backend", lambda _: None)
-    with _open_subject(DEADLY, BackendOption.auto, IsolateOption.none, Limits()) as subject:
+    monkeypatch.setattr("verify.cli._opening.choose_backend", lambda _: None)
+    with open_subject(DEADLY, BackendOption.auto, IsolateOption.none, Limits) as subject:
         assert subject.function is deadly
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import sys
 from collections import Counter
@@ -19,6 +21,7 @@ from verify._relation_cases import RelationCase
 from verify._runner import or_fail, worker_pool
 from verify.cli._cache import CacheOption, open_cache
 from verify.cli._progress import print_notice, progress_bar
+from verify.cli._scheduler import SchedulerOption, open_cluster
 from verify.cli._selection import CaseOption, ExpressionOption, GradientsOption, SeedOption, TierOption, select_cases
 
 _TOLD = {Found.CACHED: "was there", Found.MISSING: "computed", Found.DAMAGED: "computed again"}
@@ -31,7 +34,8 @@ def references(
     k: ExpressionOption = None,
     gradients: GradientsOption = True,
     cache: CacheOption = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one a core.")] = None,
+    scheduler: SchedulerOption = None,
 ) -> None:
     """Compute the references of cases ahead, for `run --cache DIR` on a machine with a GPU. What is there stays."""
     selected = select_cases(tier or "smoke", case or [], k, gradients=gradients, seed=seed)
@@ -40,9 +44,16 @@ def references(
         raise UsageError(f"none of the {len(selected)} selected cases has a reference: all are relations.")
     store = open_cache(cache)
     counts: Counter[Found] = Counter()
-    with progress_bar() as progress:
+    with (
+        open_cluster(scheduler, jobs) if scheduler else contextlib.nullcontext() as cluster,
+        progress_bar() as progress,
+    ):
         task = progress.add_task("", total=len(cases), case="")
-        for done, found, damage in _fetch_all(cases, store, jobs):
+        if cluster:
+            fetched = cluster.references(cases, store, functools.partial(print_notice, progress))
+        else:
+            fetched = _fetch_all(cases, store, jobs or os.cpu_count() or 1)
+        for done, found, damage in fetched:
             counts[found] += 1
             if damage:
                 print_notice(progress, damage)

@@ -9,31 +9,32 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from verify._backend import BackendOption, choose_backend
+from verify._backend import BackendOption
 from verify._cache import ReferenceCache
 from verify._case import Case
 from verify._environment import describe_environment
 from verify._errors import UsageError
-from verify._isolation import IsolatedSubject, Limits
+from verify._isolation import IsolatedSubject
 from verify._relation_cases import parse_case
 from verify._report import Report
 from verify._run import MANIFEST, STARTED, RunWriter, check_directory, parse_result, read_manifest, read_run
-from verify._runner import run_cases
+from verify._runner import Result, run_cases
 from verify._self_test import self_test
-from verify._subject import DEFAULT_SUBJECT, Subject, load_subject
+from verify._subject import DEFAULT_SUBJECT, Subject
 from verify._table import print_summary
 from verify._tiers import each_once
 from verify._verdict import Outcome
 from verify.cli._cache import CacheOption, open_cache
+from verify.cli._opening import IsolateOption, given_limits, open_on_cluster, open_subject
 from verify.cli._progress import print_notice, progress_bar
+from verify.cli._scheduler import SchedulerOption
 from verify.cli._selection import (
     CaseOption,
     ExpressionOption,
@@ -46,16 +47,11 @@ from verify.cli._selection import (
     select_cases,
 )
 
+if TYPE_CHECKING:
+    from verify.cli._opening import OpenSubject
+
 # How long a tier without an end runs.
 _MINUTES = 10.0
-
-
-class IsolateOption(StrEnum):
-    """Where the subject runs."""
-
-    worker = "worker"
-    case = "case"
-    none = "none"
 
 
 def run(
@@ -91,7 +87,10 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TIME-TIER.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this directory.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes for references.")] = os.cpu_count() or 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=0, help="Processes for references. Default: one a core; not with --scheduler.")
+    ] = None,
+    scheduler: SchedulerOption = None,
 ) -> None:
     """Run cases against a subject and record them. Exit code 0: all passed; 1: a case failed."""
     if resume:
@@ -113,52 +112,31 @@ def run(
         directory = out or _default_directory("cases" if case else tier or "smoke")
         check_directory(directory)
     store = open_cache(cache)
-    limits = Limits(timeout) if memory is None else Limits(timeout, int(memory * 2**30))
-    opened = _open_subject(subject or DEFAULT_SUBJECT, backend, isolate, limits, python)
+    limits = given_limits(timeout, memory)
+    opened: contextlib.AbstractContextManager[OpenSubject]
+    if scheduler:
+        opened = open_on_cluster(scheduler, jobs, subject or DEFAULT_SUBJECT, backend, isolate, limits, python)
+    else:
+        opened = open_subject(subject or DEFAULT_SUBJECT, backend, isolate, limits, python)
     with _clean_stdout() if as_json else contextlib.nullcontext(), opened as loaded:
         # A worker starts meanwhile.
-        left_out = self_test()
-        environment = loaded.started.environment if isinstance(loaded, IsolatedSubject) else describe_environment()
-        for name in left_out:
+        for name in self_test():
             print(f"notice: the self-test leaves out {name}", file=sys.stderr)
+        environment = describe_environment() if isinstance(loaded, Subject) else loaded.started.environment
         if resume:
             writer = RunWriter.resume(directory, environment)
         else:
-            adapted = cases if case else each_once(map(loaded.adapt, cases))
-            if isinstance(cases, list):
-                adapted = choose_shard(list(adapted), shard) if shard else list(adapted)
-            cases, planned = adapted, adapted if isinstance(adapted, list) else None
+            if not case:
+                cases = _adapt(cases, loaded)
+            if shard and isinstance(cases, list):
+                cases = choose_shard(cases, shard)
+            planned = cases if isinstance(cases, list) else None
             command = ["mlstm-verify", *sys.argv[1:]]
             writer = RunWriter(
                 directory, command=command, subject=loaded.name, cases=planned, shard=shard, environment=environment
             )
-        _execute(writer, cases, loaded, jobs, store)
-    manifest, records = read_run(directory)
-    from verify._export import write_tables
-
-    write_tables(directory, manifest, records)
-    if as_json:
-        print(json.dumps({"directory": str(directory), **manifest, "results": records}, indent=2))
-    else:
-        # A pipe has no width of its own; the table is made for 100 columns.
-        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
-        print_summary(console, Report.of(manifest, map(parse_result, records)))
-        console.print(f"recorded in {directory}", soft_wrap=True)
-    raise typer.Exit(_exit_code(records))
-
-
-@contextlib.contextmanager
-def _open_subject(
-    name: str, backend: BackendOption, isolate: IsolateOption, limits: Limits, python: Path | None = None
-) -> Iterator[Subject | IsolatedSubject]:
-    if isolate is IsolateOption.none:
-        if python is not None:
-            raise UsageError(f"--python {python} is for a process of its own, which --isolate none does not start.")
-        choose_backend(backend)
-        yield load_subject(name)
-        return
-    with IsolatedSubject(name, backend, limits, alone=isolate is IsolateOption.case, python=python) as isolated:
-        yield isolated
+        _execute(writer, cases, loaded, os.cpu_count() or 1 if jobs is None else jobs, store)
+    raise typer.Exit(_report(directory, as_json))
 
 
 def _choose(
@@ -184,6 +162,12 @@ def _until(seconds: float, cases: Iterable[Case]) -> Iterator[Case]:
         if time.monotonic() >= end:
             return
         yield case
+
+
+def _adapt(cases: Iterable[Case], subject: OpenSubject) -> Iterable[Case]:
+    """As the subject can run them, each once; a list stays one."""
+    adapted = each_once(map(subject.adapt, cases))
+    return list(adapted) if isinstance(cases, list) else adapted
 
 
 def _default_directory(name: str) -> Path:
@@ -216,18 +200,14 @@ def _of_the_run(
         raise UsageError(f"{directory / MANIFEST} plans what is no case: {error}") from error
 
 
-def _execute(
-    writer: RunWriter, cases: Iterable[Case], subject: Subject | IsolatedSubject, jobs: int, cache: ReferenceCache
-) -> None:
+def _execute(writer: RunWriter, cases: Iterable[Case], subject: OpenSubject, jobs: int, cache: ReferenceCache) -> None:
     total = len(cases) if isinstance(cases, list) else None
     if isinstance(cases, list):
         cases = [case for case in cases if case.id not in writer.finished]
-        jobs = max(0, min(jobs, len(cases) - 1))
     with writer, progress_bar() as progress:
         task = progress.add_task("", total=total, completed=len(writer.finished), case="")
-        notice = functools.partial(print_notice, progress)
         try:
-            for case, result in run_cases(cases, subject, jobs, cache, notice):
+            for case, result in _steps(cases, subject, jobs, cache, functools.partial(print_notice, progress)):
                 if result is None:
                     writer.start(case)
                     progress.update(task, case=case.id)
@@ -239,9 +219,44 @@ def _execute(
                     print(f"{told} {result.seconds:.1f}s {case.id}", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
             done = f"interrupted: {len(writer.finished)} of {total or 'endless'} cases are recorded"
-            resume = f"; go on with: mlstm-verify run --resume {writer.directory}" if total else ""
-            print(done + resume, file=sys.stderr)
+            again = f"; go on with: mlstm-verify run --resume {writer.directory}{_where(subject)}" if total else ""
+            print(done + again, file=sys.stderr)
             raise
+        writer.put_in_order()
+
+
+def _steps(
+    cases: Iterable[Case],
+    subject: OpenSubject,
+    jobs: int,
+    cache: ReferenceCache,
+    notice: Callable[[str], None],
+) -> Iterator[tuple[Case, Result | None]]:
+    if not isinstance(subject, Subject | IsolatedSubject):
+        return subject.run_cases(cases, cache, notice)
+    if isinstance(cases, list):
+        jobs = max(0, min(jobs, len(cases) - 1))
+    return run_cases(cases, subject, jobs, cache, notice)
+
+
+def _where(subject: OpenSubject) -> str:
+    return "" if isinstance(subject, Subject | IsolatedSubject) else f" --scheduler {subject.cluster.address}"
+
+
+def _report(directory: Path, as_json: bool) -> int:
+    """Write the tables of a finished run and print it; its exit code."""
+    from verify._export import write_tables
+
+    manifest, records = read_run(directory)
+    write_tables(directory, manifest, records)
+    if as_json:
+        print(json.dumps({"directory": str(directory), **manifest, "results": records}, indent=2))
+    else:
+        # A pipe has no width of its own; the table is made for 100 columns.
+        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
+        print_summary(console, Report.of(manifest, map(parse_result, records)))
+        console.print(f"recorded in {directory}", soft_wrap=True)
+    return _exit_code(records)
 
 
 def _exit_code(records: list[dict[str, Any]]) -> int:
