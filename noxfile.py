@@ -38,6 +38,13 @@ def verify(session: nox.Session) -> None:
 
 
 @nox.session
+def report(session: nox.Session) -> None:
+    """A run as one file: ``nox -s report -- RUN -o report.html``. Takes the options of `mlstm-verify report`."""
+    _install(session)
+    session.run("python", "-m", "verify", "report", *session.posargs)
+
+
+@nox.session
 def drift(session: nox.Session) -> None:
     """What moved between two runs, or against a baseline. Takes the arguments of `drift`."""
     _install(session)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from verify._run import read_run
+from verify._report import Report
+from verify._run import read_results
 from verify._table import print_summary
 
 
@@ -15,7 +16,7 @@ def main(directory: str) -> None:
     """Print the summary of the run as the command line does, and save it as an SVG that needs no network."""
     console = Console(record=True, width=108, highlight=False, markup=False, force_terminal=True, file=io.StringIO())
     console.print("$ mlstm-verify run", style="bold")
-    print_summary(console, *read_run(Path(directory)))
+    print_summary(console, Report.of(*read_results(Path(directory))))
     svg = console.export_svg(title="mlstm-verify")
     # The fonts that rich names lie on a server; the viewer's own monospace font will do.
     svg = re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", svg, flags=re.DOTALL)

@@ -15,7 +15,8 @@ from math import nan
 
 import numpy as np
 
-_BACKWARD = ("dk", "dv", "di", "df")
+# Of outputs whose recurrence runs from the last token.
+BACKWARD = ("dk", "dv", "di", "df")
 _BINS = 16
 # Fewer points have no slope worth the name.
 _FITTED = 6
@@ -64,7 +65,7 @@ def curve_of(
     """
     if not counts.any():
         return None
-    position = (length - tokens if name in _BACKWARD else tokens + 1).astype(float)
+    position = (length - tokens if name in BACKWARD else tokens + 1).astype(float)
     # The last edge is beyond the last position.
     edges = np.geomspace(1.0, length + 1.0, _BINS + 1)
     bins = np.searchsorted(edges, position, side="right")

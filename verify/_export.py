@@ -23,7 +23,7 @@ from pyarrow import parquet
 from verify._errors import UsageError
 from verify._measurement import Measurement
 from verify._relation_cases import parse_case
-from verify._run import RESULTS
+from verify._run import RESULTS, check_plan
 
 VERSION = 1
 _VERSION_KEY = b"mlstm_verify_tables"
@@ -111,10 +111,7 @@ def make_tables(directory: Path, manifest: dict[str, Any], records: list[dict[st
     """The tables by the names of their files; ``directory`` is for messages. As ``write_tables`` raises."""
     place = {case: number for number, case in enumerate(manifest["planned"])}
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    unplanned = [record["case"] for record in records if record["case"] not in place]
-    if unplanned or len({record["case"] for record in records}) < len(records):
-        wrong = f"has case {unplanned[0]}, which was not planned" if unplanned else "has a case twice"
-        raise UsageError(f"{directory / RESULTS} {wrong}.")
+    check_plan(directory / RESULTS, manifest, records)
     for record in sorted(records, key=lambda record: place[record["case"]]):
         try:
             for name, row in _rows(manifest, record):

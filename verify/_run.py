@@ -16,17 +16,22 @@ import dataclasses
 import datetime
 import json
 import math
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from verify._cache import definition_digest
+from verify._calibration import thresholds
 from verify._case import Case
+from verify._curve import Curve
 from verify._environment import describe_environment
 from verify._errors import UsageError
+from verify._measurement import Measurement
+from verify._relation_cases import parse_case
 from verify._runner import Result
-from verify._verdict import Outcome
+from verify._verdict import Finding, Outcome, Verdict
 
 SCHEMA = 1
 MANIFEST, RESULTS, STARTED = "manifest.json", "results.jsonl", "started.txt"
@@ -176,6 +181,38 @@ def plain(value: Any) -> Any:
     return value
 
 
+def parse_result(record: dict[str, Any]) -> Result:
+    """The inverse of ``result_record``; whatever a damaged record makes of it is raised as it comes."""
+    verdict = Verdict(
+        Outcome(record["outcome"]),
+        record["reason"],
+        tuple(_measurement(entry) for entry in record["measurements"]),
+        None if record["worst"] is None else Finding(**{**record["worst"], "excess": float(record["worst"]["excess"])}),
+        record["precision"],
+    )
+    return Result(parse_case(record["case"]), verdict, float(record["seconds"]))
+
+
+def _measurement(entry: dict[str, Any]) -> Measurement:
+    measured = Measurement(**{name: _PARSE[hint](entry[name]) for name, hint in _HINTS.items()})
+    if measured.output not in thresholds()["rms_z"]:
+        raise ValueError(f"output {measured.output!r} is unknown")
+    return measured
+
+
+def _curve(entry: dict[str, Any] | None) -> Curve | None:
+    return None if entry is None else Curve(**{name: tuple(map(float, values)) for name, values in entry.items()})
+
+
+_HINTS = typing.get_type_hints(Measurement)
+_PARSE: dict[Any, Callable[[Any], Any]] = {
+    **{kind: kind for kind in (str, int, float)},
+    tuple[int, ...]: tuple,
+    dict[str, int]: dict,
+    Curve | None: _curve,
+}
+
+
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What of the conditions of two runs, by their manifests, is not the same: subject, source, versions, device."""
     changed = []
@@ -221,6 +258,36 @@ def read_run(directory: Path, *, unfinished: bool = False) -> tuple[dict[str, An
     text = _read(path)
     lines = text[: text.rfind("\n") + 1 if unfinished else None].splitlines()
     return manifest, [_record(path, line, number) for number, line in enumerate(lines, 1)]
+
+
+def read_results(directory: Path, *, unfinished: bool = False) -> tuple[dict[str, Any], list[Result]]:
+    """As ``read_run``, with results in place of records.
+
+    Raises:
+        UsageError: with the file's name and line, for a record that is of another version or damaged too.
+    """
+    manifest, records = read_run(directory, unfinished=unfinished)
+    path, results = directory / RESULTS, []
+    check_plan(path, manifest, records)
+    for line, record in enumerate(records, 1):
+        try:
+            results.append(parse_result(record))
+        except KeyError as error:
+            raise UsageError(f"{path}, line {line}: the record has no {error}; another version wrote it.") from error
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+            told = f"{type(error).__name__}: {error}"
+            raise UsageError(f"{path}, line {line}: the record is damaged: {told}.") from error
+    return manifest, results
+
+
+def check_plan(path: Path, manifest: dict[str, Any], records: Iterable[dict[str, Any]]) -> None:
+    """Raise UsageError, naming ``path``, if a case was not planned or is there twice."""
+    recorded = [record["case"] for record in records]
+    planned = set(manifest["planned"])
+    unplanned = [name for name in recorded if name not in planned]
+    if unplanned or len(set(recorded)) < len(recorded):
+        wrong = f"has case {unplanned[0]}, which was not planned" if unplanned else "has a case twice"
+        raise UsageError(f"{path} {wrong}.")
 
 
 def _record(path: Path, text: str, line: int) -> dict[str, Any]:

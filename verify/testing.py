@@ -31,11 +31,10 @@ from verify._case import Case
 from verify._errors import UsageError
 from verify._isolation import IsolatedSubject, Limits
 from verify._relation_cases import parse_case
-from verify._run import result_record
+from verify._report import first_line, worst_first
 from verify._runner import Result, run_cases
 from verify._self_test import self_test
 from verify._subject import Subject, load_subject, make_subject
-from verify._table import worst_first
 from verify._verdict import Outcome
 from verify.cli._selection import select_cases
 
@@ -170,17 +169,16 @@ def _run(
 
 
 def _message(kernel: Kernel, name: str, results: Sequence[Result]) -> str:
-    records = worst_first([result_record(result) for result in results])
-    failed = [record for record in records if Outcome(record["outcome"]).failed]
+    failed = [result for result in worst_first(results) if result.verdict.outcome.failed]
     lines = [f"{len(failed)} of {len(results)} cases failed for {name}, the worst first:"]
-    for record in failed[:_SHOWN]:
-        lines += [f"{record['outcome']} {record['case']}", f"    {record['reason'].splitlines()[0]}"]
+    for result in failed[:_SHOWN]:
+        lines += [f"{result.verdict.outcome.value} {result.case.id}", f"    {first_line(result)}"]
     if len(failed) > _SHOWN:
         lines.append(f"... and {len(failed) - _SHOWN} more, none worse")
     worst = failed[0]
     # Of an error that was raised: where.
-    lines += worst["reason"].splitlines()[1:]
-    repeat = f"verify.testing.check(kernel, {worst['case']!r})"
+    lines += worst.verdict.reason.splitlines()[1:]
+    repeat = f"verify.testing.check(kernel, {worst.case.id!r})"
     if isinstance(kernel, str):
-        repeat = f"mlstm-verify run --case {worst['case']} --subject {kernel}"
+        repeat = f"mlstm-verify run --case {worst.case.id} --subject {kernel}"
     return "\n".join([*lines, f"repeat the worst: {repeat}"])

@@ -19,6 +19,7 @@ from verify.cli._export import export
 from verify.cli._list import list_app
 from verify.cli._merge import merge
 from verify.cli._references import references
+from verify.cli._report import report
 from verify.cli._run import run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -26,6 +27,7 @@ app.command()(run)
 app.command()(references)
 app.command()(merge)
 app.command()(export)
+app.command()(report)
 app.command()(drift)
 app.command("calibrate")(calibrate_command)
 app.add_typer(list_app, name="list")

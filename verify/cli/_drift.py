@@ -45,7 +45,7 @@ def drift(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
 ) -> None:
     """Compare two runs output by output. Exit code 0: no regression; 1: a regression; 2: not comparable."""
-    known = _known(acknowledged)
+    known = known_drifts(acknowledged)
     series = None
     if runs is not None:
         if records or against:
@@ -53,7 +53,7 @@ def drift(
         series = find_steps(read_series(runs), any_subject=any_subject)
         base, current = series.records[0], series.records[-1]
     else:
-        base, current = _two(records or [], against, baselines)
+        base, current = two_records(records or [], against, baselines)
     compared = compare(base, current, any_subject=any_subject)
     found = regressions(compared, known, datetime.datetime.now(datetime.UTC).date())
     fails = any(one.fails for one in found)
@@ -67,12 +67,14 @@ def drift(
     raise typer.Exit(1 if fails else 0)
 
 
-def _known(given: Path | None) -> Sequence[Acknowledgement]:
+def known_drifts(given: Path | None) -> Sequence[Acknowledgement]:
+    """The acknowledgements of a file, or of the one that is always read, if it is there."""
     path = given or ACKNOWLEDGED
     return read_acknowledgements(path) if given or path.exists() else ()
 
 
-def _two(records: Sequence[Path], against: str | None, baselines: Path) -> tuple[Recorded, Recorded]:
+def two_records(records: Sequence[Path], against: str | None, baselines: Path) -> tuple[Recorded, Recorded]:
+    """(base, current) as the command line names them; as ``drift`` raises."""
     expected = 1 if against else 2
     if len(records) != expected:
         told = "CURRENT beside --against" if against else "BASE CURRENT, or CURRENT --against baseline, or --runs DIR"

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from verify._errors import UsageError
-from verify._run import MANIFEST, RESULTS, check_directory, differences, read_run
+from verify._report import Report
+from verify._run import MANIFEST, RESULTS, check_directory, differences, parse_result, read_run
 from verify._table import print_summary
 from verify.cli._selection import parse_shard
 
@@ -30,7 +31,8 @@ def merge(
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     (out / RESULTS).write_text("".join(json.dumps(records[name]) + "\n" for name in planned))
-    print_summary(Console(highlight=False, markup=False), manifest, [records[name] for name in planned])
+    report = Report.of(manifest, (parse_result(records[name]) for name in planned))
+    print_summary(Console(highlight=False, markup=False), report)
     write_tables(out, manifest, [records[name] for name in planned])
 
 

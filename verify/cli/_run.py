@@ -23,7 +23,8 @@ from verify._environment import describe_environment
 from verify._errors import UsageError
 from verify._isolation import IsolatedSubject
 from verify._relation_cases import parse_case
-from verify._run import MANIFEST, STARTED, RunWriter, check_directory, read_manifest, read_run
+from verify._report import Report
+from verify._run import MANIFEST, STARTED, RunWriter, check_directory, parse_result, read_manifest, read_run
 from verify._runner import Result, run_cases
 from verify._self_test import self_test
 from verify._subject import DEFAULT_SUBJECT, Subject
@@ -253,7 +254,7 @@ def _report(directory: Path, as_json: bool) -> int:
     else:
         # A pipe has no width of its own; the table is made for 100 columns.
         console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
-        print_summary(console, manifest, records)
+        print_summary(console, Report.of(manifest, map(parse_result, records)))
         console.print(f"recorded in {directory}", soft_wrap=True)
     return _exit_code(records)
 
