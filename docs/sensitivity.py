@@ -13,6 +13,7 @@ from tests.oracles import float32_recurrence
 from tests.subjects.correct import mlstm
 from verify import Case, Outcome, Problem, Reference, Subject, compute_reference, judge, make_problem, run_case
 from verify._problem import GRADIENT_OF
+from verify._relation_cases import RelationCase
 from verify._tiers import TIERS
 
 Wrong = Callable[..., object]
@@ -97,6 +98,7 @@ def print_difference_of_cumsums() -> None:
 def main() -> None:
     """Print, for each error and size, how many of the float32 cases fail and the largest error / bound."""
     cases = [case for case in TIERS["smoke"].cases() if case.dtype == "float32" and case.cotangents != "none"]
+    cases = [case for case in cases if not isinstance(case, RelationCase)]
     correct: dict[Case, tuple[Problem, Reference, Outputs]] = {}
     for case in cases:
         problem = make_problem(case)

@@ -166,6 +166,8 @@ def _beyond_float32(base: Case) -> Iterator[Case]:
     yield replace(base, regime="dead_input", initial="empty@-1000")
     # Above the diagonal, too, exponents are beyond what float32 has an exp of.
     yield replace(base, regime="spike@200")
+    # exp(f) is 0 in float32, and what it multiplies is large.
+    yield replace(base, regime="forget@-100", initial="warm@50")
     # A state of this size has digits that 16 bits have not.
     yield replace(base, dtype="bfloat16", initial="warm@50")
 
@@ -179,8 +181,10 @@ def _smoke() -> Iterator[Case]:
     # Six heads, in which batch and heads can be told apart, and dims of several tiles: dear in the interpreter.
     yield replace(base, batch=2, heads=3, length=16, dhqk=16, dhhv=16, chunk_size=16, initial="warm@-50")
     yield replace(base, dhqk=48, dhhv=80, length=33)
-    # Longer: what grows along t.
-    yield replace(base, length=512, dhqk=16, dhhv=16, chunk_size=128)
+    # Longer: what grows along t; and forgetting so slow that 1 + exp(-f) has few digits of it.
+    yield replace(base, regime="forget@10", length=512, dhqk=16, dhhv=16, chunk_size=128)
+    # Between b and b + eps.
+    yield replace(base, regime="kink@0.01", eps=0.05, stabilize_correctly=False)
 
 
 def _standard() -> Iterator[Case]:

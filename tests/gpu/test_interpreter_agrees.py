@@ -22,7 +22,7 @@ from verify._subject import DEFAULT_SUBJECT
 from verify._tiers import TIERS
 
 subject, outputs = load_subject(DEFAULT_SUBJECT), {}
-for number, case in enumerate(TIERS["smoke"].cases()):
+for number, case in enumerate(case for case in TIERS["smoke"].cases() if "/" not in case.id):
     for name, array in subject.call(case, make_problem(case)).items():
         outputs[f"{number}/{name}"] = array.astype(np.float64)
 np.savez(sys.argv[1], **outputs)
@@ -44,7 +44,7 @@ def interpreted(tmp_path_factory):
 
 def test_smoke_tier_agrees_to_rounding(interpreted, record_property):
     subject, largest = load_subject(DEFAULT_SUBJECT), {}
-    for number, case in enumerate(TIERS["smoke"].cases()):
+    for number, case in enumerate(case for case in TIERS["smoke"].cases() if "/" not in case.id):
         reference = compute_reference(case)
         for name, array in subject.call(case, make_problem(case)).items():
             gpu, cpu = array.astype(np.float64), interpreted[f"{number}/{name}"]

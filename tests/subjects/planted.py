@@ -258,14 +258,6 @@ _EDITED = (
         seen={"regime": "forget@-100", "initial": "warm@50"},
     ),
     Planted(
-        "log without log1p",
-        "log(1 + exp(-|f|)) is 0 from |f| = 17 on.",
-        "gates",
-        "hard",
-        ((_PHI, "self.phi = np.minimum(self.f, 0) - np.log(1 + np.exp(-abs(self.f)))"),),
-        seen=_NEAR_0,
-    ),
-    Planted(
         "own forget gate included",
         "What a token takes in is decayed by its own forget gate at once.",
         "gates",
@@ -325,7 +317,7 @@ _EDITED = (
                 _SUMS + f"\n        {_PREFIX}self.sums = np.where(np.isfinite(differences), differences, self.sums)",
             ),
         ),
-        seen=_NEAR_0,
+        seen={"regime": "edge@88", "length": 70, "chunk_size": 32},
     ),
     Planted(
         "decay factors above 1 above the diagonal",

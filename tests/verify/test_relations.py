@@ -163,7 +163,7 @@ def test_record_names_relation_place_and_size():
     )
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", [name for name, tier in TIERS.items() if not tier.endless])
 def test_every_relation_is_in_the_tier_and_parses(tier):
     cases = [case for case in TIERS[tier].cases() if isinstance(case, RelationCase)]
     assert {case.relation for case in cases} == set(RELATIONS)
