@@ -38,6 +38,13 @@ def verify(session: nox.Session) -> None:
 
 
 @nox.session
+def references(session: nox.Session) -> None:
+    """The references of a tier ahead, on a machine without a GPU. Takes the options of `mlstm-verify references`."""
+    _install(session)
+    session.run("python", "-m", "verify", "references", *session.posargs)
+
+
+@nox.session
 def report(session: nox.Session) -> None:
     """A run as one file: ``nox -s report -- RUN -o report.html``. Takes the options of `mlstm-verify report`."""
     _install(session)

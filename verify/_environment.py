@@ -54,7 +54,9 @@ def _version(package: str) -> str | None:
 
 
 def _driver() -> str | None:
-    return _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    # A line for each GPU, all with the one driver of the machine.
+    shown = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return shown.splitlines()[0] if shown else None
 
 
 def _git(*arguments: str) -> str | None:

@@ -123,7 +123,9 @@ def _conditions(environment: dict[str, Any]) -> dict[str, str]:
     packages = environment.get("packages") or {}
     both = {name: value for name, value in {**environment, **packages}.items() if name not in _IRRELEVANT}
     both["dirty"] = "yes" if both.get("dirty") else None
-    return {name: str(value) for name, value in both.items() if value is not None}
+    # nvidia-smi tells the driver once for each GPU.
+    lines = {name: dict.fromkeys(str(value).splitlines()) for name, value in both.items() if value is not None}
+    return {name: " ".join(each) for name, each in lines.items()}
 
 
 def _case_record(path: Path, record: dict[str, Any]) -> CaseRecord:

@@ -164,9 +164,10 @@ def row_cotangents(constants, readout, m, inner, dh):
     row, *_ = of_row(readout, inner)
     # eps / d_t has no overflow relative to m.
     row_of_m, y, d, above = of_row(readout * column(np.exp(inner - finite(m))), m)
-    kappa = F(constants.eps) / d
+    kappa = F(constants.eps) / d if constants.eps else np.zeros_like(d)
     kappa = kappa if constants.stabilize_correctly else np.where(above, kappa, F(1))
-    return row, row_of_m, np.where(np.isneginf(inner) | (y == 0), F(0), -kappa * y)
+    # Without eps kappa is 0, also where d_t underflows and y overflows.
+    return row, row_of_m, np.where(np.isneginf(inner) | (y == 0) | (kappa == 0), F(0), -kappa * y)
 
 
 class Form:

@@ -89,7 +89,6 @@ _EXCESS_OF_LAST = "dm - np.sum(dlast * to_m * made.last, (-2, -1))"
 _BFLOAT16 = ".astype(ml_dtypes.bfloat16).astype(F)"
 _AT_MINUS_20 = {"regime": "input_gates@-20"}
 # m_last is a sum of log forgets that comes out near 0.
-_NEAR_0 = {"regime": "dead_input", "initial": "empty@-1000", "length": 70, "chunk_size": 32}
 _CONSTANT = {"stabilize_correctly": False}
 
 
