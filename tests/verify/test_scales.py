@@ -1,6 +1,6 @@
 """The two scales of a reference: correct float32 implementations lie on them, small systematic errors far above.
 
-docs/scales.py measures this for every regime; here are a few of them. A planted error must have ten times the z of
+The calibration measures this for the whole smoke tier; here are a few of its regimes. A planted error must have ten times the z of
 every correct implementation, in the same output of a case of the smoke tier.
 """
 
