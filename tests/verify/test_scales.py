@@ -1,7 +1,7 @@
 """The two scales of a reference: correct float32 implementations lie on them, small systematic errors far above.
 
-The calibration measures this for the whole smoke tier; here are a few of its regimes. A planted error must have ten times the z of
-every correct implementation, in the same output of a case of the smoke tier.
+The calibration measures this for the whole smoke tier; here are a few of its regimes. A planted error must have ten
+times the z of every correct implementation, in the same output of a case of the smoke tier.
 """
 
 import dataclasses
