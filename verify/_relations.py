@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import ml_dtypes
 import numpy as np
 
 from verify._case import Case
@@ -279,6 +278,8 @@ def _input_gate_shift(runs: Runs) -> Iterator[Apart]:
 
 def _on_grid(x: np.ndarray, shift: float) -> np.ndarray:
     """x rounded so far that x + shift is a number of its dtype too."""
+    import ml_dtypes
+
     exact = x.astype(np.float64)
     with np.errstate(invalid="ignore"):
         _, exponents = np.frexp(np.maximum(np.abs(exact), np.abs(exact + shift)))

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import ml_dtypes
 import numpy as np
 
 from verify._measurement import brought_to
@@ -129,6 +128,8 @@ def in_float64(outputs: Mapping[str, np.ndarray]) -> Arrays:
 
 def scale_of(given: Given, base: Arrays, *scatters: Arrays) -> Arrays:
     """The scale of every row of the outputs ``base`` for these inputs."""
+    import ml_dtypes
+
     scale = {}
     stabilizer = UNIT_32 * _largest_gate(given)
     for name, array in base.items():

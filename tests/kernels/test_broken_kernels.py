@@ -57,13 +57,13 @@ FAULTS = {
         GATES,
         "has_next = (step + 1 < BLOCK_L) & (token + 1 < S)",
         "has_next = (step + 2 < BLOCK_L) & (token + 1 < S)",
-        "ordinary and S128 and none:vjp-all",
+        "ordinary and S70 and correct and none:vjp-all and not /",
     ),
     "n scaled by 1.001": (
         RECURRENT,
         "tl.sum(weighted, axis=0)",
         "tl.sum(weighted, axis=0) * 1.001",
-        "ordinary and S128 and none:vjp-all",
+        "ordinary and S70 and correct and none:vjp-all and not /",
     ),
     "m_0 of an empty initial state kept inside": (
         FORWARD,
@@ -81,13 +81,13 @@ FAULTS = {
         ROWS,
         "gamma = tl.where(above, tl.where(a > 0.0, -y, y), 0.0) * inverse",
         "gamma = 0.0 * inverse",
-        "ordinary and S128 and none:vjp-all",
+        "ordinary and S70 and correct and none:vjp-all and not /",
     ),
     "sign of q.n forgotten": (
         ROWS,
         "tl.where(a > 0.0, -y, y)",
         "-y",
-        "ordinary and S128 and none:vjp-all",
+        "ordinary and S70 and correct and none:vjp-all and not /",
     ),
     "df off by one": (
         PAIRS,
@@ -111,7 +111,7 @@ FAULTS = {
         BACKWARD,
         "message = jnp.where(empty, 0.0, dm - _inner(",
         "message = jnp.where(empty, 0.0, 0.0 * dm - _inner(",
-        "vjp-last and none:vjp",
+        "ordinary and S70 and correct and none:vjp-all and not /",
     ),
     "df as a difference of reverse sums": (
         PAIRS,

@@ -113,4 +113,5 @@ def test_tier_has_gradients_where_they_are_known_to_break(tier):
     }
     with_gradients = [case for case in tier.cases() if case.cotangents == "all"]
     assert [what for what, holds in wanted.items() if not any(map(holds, with_gradients))] == []
-    assert {case.cotangents for case in tier.cases()} == set(COTANGENTS)
+    # The last state alone is left to the shorter tiers.
+    assert {case.cotangents for case in tier.cases()} >= set(COTANGENTS) - ({"last"} if tier.name == "full" else set())
