@@ -1,4 +1,4 @@
-"""How small an error the provisional verdict sees: prints the tables in section 10 of docs/method.md.
+"""How small an error the verdict sees: prints the tables in section 10 of docs/method.md.
 
 Run it from the clone: ``PYTHONPATH=. python docs/sensitivity.py``. What a correct float64 subject returns is made
 wrong by a known relative amount, and the float32 cases of the smoke tier are judged.
@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.oracles import float32_recurrence
 from tests.subjects.correct import mlstm
-from verify import Case, Outcome, Problem, Reference, Subject, compute_reference, judge, make_problem, run_case
+from verify import Case, Outcome, Problem, Reference, Subject, compute_reference, judge, make_problem
 from verify._problem import GRADIENT_OF
 from verify._relation_cases import RelationCase
 from verify._tiers import TIERS
@@ -77,7 +77,8 @@ def print_prefix() -> None:
             ratios = []
             for subtract in (True, False):
                 subject = Subject("prefix", prefix(subtract=subtract), frozenset("qkvif"))
-                ratios.append(run_case(case, subject, reference).verdict.measurements[0].ratio)
+                outputs = subject.call(case, make_problem(case))
+                ratios.append(judge(case, outputs, reference).measurements[0].ratio)
             print(f"| {regime} | {length} | {ratios[0]:.2g} | {ratios[1]:.2g} |")
 
 
@@ -96,7 +97,7 @@ def print_difference_of_cumsums() -> None:
 
 
 def main() -> None:
-    """Print, for each error and size, how many of the float32 cases fail and the largest error / bound."""
+    """Print, for each error and size, how many of the float32 cases fail, and by how much."""
     cases = [case for case in TIERS["smoke"].cases() if case.dtype == "float32" and case.cotangents != "none"]
     cases = [case for case in cases if not isinstance(case, RelationCase)]
     correct: dict[Case, tuple[Problem, Reference, Outputs]] = {}
@@ -104,7 +105,8 @@ def main() -> None:
         problem = make_problem(case)
         correct[case] = problem, compute_reference(case), CORRECT.call(case, problem)
     print(f"{len(cases)} float32 cases of the smoke tier\n")
-    print("| error of | kind | size | cases that fail | largest error / bound |\n| --- | --- | --- | --- | --- |")
+    print("| error of | kind | size | cases that fail | largest error / bound | largest statistic / threshold |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for of, names in (("h", ("h",)), ("gradients", tuple(GRADIENT_OF.values()))):
         for error in (scaled, noisy):
             for amount in (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
@@ -114,7 +116,9 @@ def main() -> None:
                     verdicts.append(judge(case, {name: wrong[name] for name in names if name in wrong}, reference))
                 failed = sum(verdict.outcome is not Outcome.PASS for verdict in verdicts)
                 worst = max(measured.ratio for verdict in verdicts for measured in verdict.measurements)
-                print(f"| {of} | {error.__name__} | {amount:g} | {failed} | {worst:.2g} |", flush=True)
+                excess = max(verdict.worst.excess for verdict in verdicts if verdict.worst)
+                told = f"{failed} | {worst:.2g} | {excess:.2g}"
+                print(f"| {of} | {error.__name__} | {amount:g} | {told} |", flush=True)
     print_prefix()
     print_difference_of_cumsums()
 
