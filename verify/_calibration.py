@@ -20,6 +20,7 @@ from math import ceil, log, sqrt
 from pathlib import Path
 from typing import Any
 
+from verify._digits import three_digits
 from verify._errors import SuiteError, UsageError
 
 CALIBRATION = Path(__file__).with_name("calibration.json")
@@ -64,11 +65,7 @@ class Tail:
         base = ordered[kept]
         excess = (sum(ordered[:kept]) / kept - base) * (1.0 + _UPPER / sqrt(kept))
         threshold = base + excess * log(kept / (len(ordered) * RATE))
-        return cls(_three_digits(threshold), _three_digits(ordered[0]), _three_digits(excess), len(ordered))
-
-
-def _three_digits(value: float) -> float:
-    return float(f"{value:.3g}")
+        return cls(three_digits(threshold), three_digits(ordered[0]), three_digits(excess), len(ordered))
 
 
 Tails = dict[str, dict[str, Tail]]

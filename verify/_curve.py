@@ -15,6 +15,8 @@ from math import nan
 
 import numpy as np
 
+from verify._digits import three_digits
+
 # Of outputs whose recurrence runs from the last token.
 BACKWARD = ("dk", "dv", "di", "df")
 _BINS = 16
@@ -75,10 +77,6 @@ def curve_of(
         here = bins == number
         mean, *means = (float(np.sum(column[here]) / np.sum(counts[here])) for column in columns)
         for part, value in zip(parts, (np.exp(mean), *np.sqrt(means)), strict=True):
-            part.append(_three_digits(value))
+            # A record holds thousands of these.
+            part.append(three_digits(value))
     return Curve(*(tuple(part) for part in parts))
-
-
-def _three_digits(value: float) -> float:
-    # A record holds thousands of these.
-    return float(f"{value:.3g}")

@@ -12,6 +12,7 @@ itself the bound is larger and the |x_j - r_j| of z smaller.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from math import nan
@@ -192,7 +193,7 @@ class _Scales:
             noise = np.broadcast_to(noise, error.shape).astype(np.float64)
         return cls(np.where(np.isnan(error), np.inf, error), compared.bound, noise)
 
-    @property
+    @functools.cached_property
     def z(self) -> np.ndarray:
         """Of every element that is decided and can be off at all."""
         if self.noise is None:

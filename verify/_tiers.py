@@ -17,6 +17,7 @@ import numpy as np
 
 from verify._case import COTANGENTS, DTYPES, Case
 from verify._covering import Factors, covering_array
+from verify._digits import three_digits
 from verify._regimes import REGIMES, regime_tokens
 from verify._relation_cases import relation_cases
 
@@ -239,12 +240,12 @@ def _random_case(rng: np.random.Generator) -> Case:
         return choices[rng.integers(len(choices))]
 
     name, at, parameter = one_of(*regime_tokens()).partition("@")
-    norm_val = one_of(1.0, 1.0, 0.0, _rounded(10.0 ** rng.uniform(-3, 3)))
-    eps = one_of(1e-6, _rounded(10.0 ** rng.uniform(-8, 0)), 0.0)
+    norm_val = one_of(1.0, 1.0, 0.0, three_digits(10.0 ** rng.uniform(-3, 3)))
+    eps = one_of(1e-6, three_digits(10.0 ** rng.uniform(-8, 0)), 0.0)
     if {"norm_val": norm_val, "eps": eps} == EXCLUDED[0] or {"regime": name, "eps": eps} == EXCLUDED[1]:
         eps = 1e-6
     return Case(
-        regime=f"{name}@{_rounded(float(parameter) * rng.uniform(0.5, 1.5)):g}" if at else name,
+        regime=f"{name}@{three_digits(float(parameter) * rng.uniform(0.5, 1.5)):g}" if at else name,
         batch=one_of(1, 1, 2, 3),
         heads=one_of(1, 1, 2, 5),
         length=int(2.0 ** rng.uniform(0, 11)),
@@ -259,10 +260,6 @@ def _random_case(rng: np.random.Generator) -> Case:
         cotangents=one_of("all", "all", *COTANGENTS),
         seed=int(rng.integers(2**31)),
     )
-
-
-def _rounded(number: float) -> float:
-    return float(f"{number:.3g}")
 
 
 def _with_seed(make: Callable[[], Iterator[Case]]) -> Callable[[int], Iterator[Case]]:

@@ -21,7 +21,6 @@ import functools
 import sys
 import unittest
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +60,7 @@ def matrix(tier: str = "smoke", *, k: str | None = None, gradients: bool = True,
     Raises:
         UsageError: for an unknown tier, a bad expression, or one that selects nothing.
     """
-    cases = select_cases(tier, [], k, gradients=gradients)
-    return cases if seed is None else list(dict.fromkeys(replace(case, seed=seed) for case in cases))
+    return select_cases(tier, [], k, gradients=gradients, seed=seed)
 
 
 def check(kernel: Kernel, case: Case | str, *, cache: Path | str | None = None) -> Result:
@@ -81,9 +79,8 @@ def check(kernel: Kernel, case: Case | str, *, cache: Path | str | None = None) 
         unittest.SkipTest: if the kernel's signature lacks what the case needs; pytest reports a skip.
         UsageError: for a kernel or a case that cannot be.
     """
-    parsed = [parse_case(case) if isinstance(case, str) else case]
     with _open_subject(kernel, isolate=False) as subject:
-        (result,) = _run(subject, parsed, 0, cache)
+        (result,) = _run(subject, _given([case]), 0, cache)
     if result.verdict.outcome is Outcome.UNSUPPORTED:
         raise unittest.SkipTest(result.verdict.reason)
     if result.verdict.outcome.failed:

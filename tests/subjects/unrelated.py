@@ -1,5 +1,6 @@
 """Subjects each of which breaks a relation: nearly right, but for one thing that no single result need show."""
 
+import functools
 import itertools
 
 import jax.numpy as jnp
@@ -12,25 +13,9 @@ from tests.subjects.wrong import with_other_gradients
 def changed(of_arguments=lambda **arguments: arguments, of_h=lambda h, options: h):
     """``recurrence`` with its arguments or its h changed."""
 
-    def subject(
-        q,
-        k,
-        v,
-        i,
-        f,
-        c_initial=None,
-        n_initial=None,
-        m_initial=None,
-        return_last_states=False,
-        eps=1e-6,
-        chunk_size=64,
-        stabilize_correctly=True,
-        norm_val=1.0,
-    ):
-        arrays = {"q": q, "k": k, "v": v, "i": i, "f": f}
-        arrays |= {"c_initial": c_initial, "n_initial": n_initial, "m_initial": m_initial}
-        options = {"eps": eps, "stabilize_correctly": stabilize_correctly, "norm_val": norm_val}
-        h, last = recurrence(**of_arguments(**arrays), **options, return_last_states=True)
+    @functools.wraps(recurrence)
+    def subject(*, return_last_states=False, chunk_size=64, **arguments):
+        h, last = recurrence(**of_arguments(**arguments), return_last_states=True)
         h = of_h(h, {"chunk_size": chunk_size})
         return (h, last) if return_last_states else h
 
@@ -54,6 +39,10 @@ def _edges(h, options):
     return h * jnp.where(at_edge, 1 + 1e-4, 1.0).astype(h.dtype)[:, None]
 
 
+def _without_m_0(m_initial=None, **others):
+    return others if m_initial is None else {"m_initial": 0 * m_initial, **others}
+
+
 _calls = itertools.count()
 
 mixes_the_future = changed(of_h=lambda h, _: h + 0.0 * h[:, :, -1:])
@@ -63,7 +52,7 @@ masked_product_over_heads = changed(of_h=lambda h, _: h + 0.0 * jnp.sum(h, 1, ke
 counts_its_calls = changed(of_h=lambda h, _: h * (1 + 1e-6 * next(_calls)))
 forgets_in_padding = changed(lambda f, **others: {"f": jnp.minimum(f, 8.0), **others})
 writes_in_padding = changed(lambda i, **others: {"i": jnp.where(jnp.isneginf(i), 5.0, i), **others})
-drops_m_0 = changed(lambda m_initial, **others: {"m_initial": None if m_initial is None else 0 * m_initial, **others})
+drops_m_0 = changed(_without_m_0)
 wrong_at_edges = changed(of_h=_edges)
 clips_v = changed(lambda v, **others: {"v": jnp.clip(v, -2.0, 2.0), **others})
 clips_h = changed(of_h=lambda h, _: jnp.clip(h, -0.5, 0.5))

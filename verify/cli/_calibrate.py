@@ -28,7 +28,7 @@ def calibrate_command(
     console = Console(highlight=False, width=100)
     for name in STATISTICS:
         table = Table(
-            "output", "threshold", "largest seen", "exponent of the tail", "measurements", box=None, title=name
+            "output", "threshold", "largest seen", "mean excess of the tail", "measurements", box=None, title=name
         )
         for output, tail in content["tails"][name].items():
             table.add_row(output, *(f"{tail[key]:g}" for key in ("threshold", "largest", "excess", "count")))
