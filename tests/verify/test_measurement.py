@@ -111,3 +111,10 @@ def test_bound_of_gradients_knows_what_underflow_may_lose():
     reference = compute_reference(case)
     lost = case.length * case.chunk_size * case.dhqk * 2.0**-126
     assert all(reference.bounds[name].min() >= lost for name in ("dq", "dk", "dv", "di", "df"))
+
+
+def test_equal_measurements_are_equal_where_they_have_no_value():
+    one, same, other = (measure_one([actual], [1.0], [1.0]) for actual in (1.5, 1.5, 1.25))
+    assert math.isnan(one.rms_z)
+    assert one == same
+    assert one != other
