@@ -23,7 +23,7 @@ from pyarrow import parquet
 from verify._errors import UsageError
 from verify._measurement import Measurement
 from verify._relation_cases import parse_case
-from verify._run import RESULTS, check_plan
+from verify._run import check_plan, results_of
 
 VERSION = 1
 _VERSION_KEY = b"mlstm_verify_tables"
@@ -111,7 +111,7 @@ def make_tables(directory: Path, manifest: dict[str, Any], records: list[dict[st
     """The tables by the names of their files; ``directory`` is for messages. As ``write_tables`` raises."""
     place = {case: number for number, case in enumerate(manifest["planned"])}
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    check_plan(directory / RESULTS, manifest, records)
+    check_plan(results_of(directory), manifest, records)
     for record in sorted(records, key=lambda record: place[record["case"]]):
         try:
             for name, row in _rows(manifest, record):
@@ -119,7 +119,7 @@ def make_tables(directory: Path, manifest: dict[str, Any], records: list[dict[st
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             told = f"{type(error).__name__}: {error}"
             raise UsageError(
-                f"{directory / RESULTS}: the record of case {record['case']} is damaged: {told}."
+                f"{results_of(directory)}: the record of case {record['case']} is damaged: {told}."
             ) from error
     return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in TABLES.items()}
 

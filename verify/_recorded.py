@@ -13,7 +13,7 @@ from verify._calibration import thresholds
 from verify._case import Case
 from verify._errors import UsageError
 from verify._problem import NUMPY_DTYPES
-from verify._run import MANIFEST, RESULTS, read_run
+from verify._run import MANIFEST, read_run, results_of
 from verify._verdict import OF_CASE_DTYPE, Outcome
 
 # What of the environment may move a kernel, and what it belongs to. Other entries belong to the toolchain.
@@ -105,8 +105,8 @@ def recorded_run(directory: Path) -> Recorded:
     cases: dict[str, CaseRecord] = {}
     for record in records:
         if record["case"] in cases:
-            raise UsageError(f"{directory / RESULTS} has case {record['case']} twice.")
-        cases[record["case"]] = _case_record(directory / RESULTS, record)
+            raise UsageError(f"{results_of(directory)} has case {record['case']} twice.")
+        cases[record["case"]] = _case_record(results_of(directory), record)
     return Recorded(
         directory,
         False,

@@ -1,7 +1,8 @@
 """A run on disk: a directory with a manifest and one line a case.
 
     manifest.json   schema version, command line, environment, subject, planned case ids
-    results.jsonl   one JSON object a case, appended and flushed as cases finish
+    results.jsonl   one JSON object a case, appended and flushed as cases finish; results.jsonl.gz, packed by gzip, of
+                    a run that is kept
     started.txt     instead of planned case ids, of a run whose cases are drawn as it goes: the id of every case that
                     was started, one a line
     *.parquet       tables made from these at the end (``verify._export``)
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import gzip
 import json
 import math
 import typing
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +38,7 @@ from verify._verdict import Finding, Outcome, Verdict
 
 SCHEMA = 1
 MANIFEST, RESULTS, STARTED = "manifest.json", "results.jsonl", "started.txt"
+PACKED = f"{RESULTS}.gz"
 
 
 def check_directory(directory: Path) -> None:
@@ -89,7 +93,8 @@ class RunWriter:
                 table.unlink()
             (directory / MANIFEST).write_text(json.dumps(self.manifest, indent=2) + "\n")
             self._lines = (directory / RESULTS).open("w")
-            (directory / STARTED).unlink(missing_ok=True)
+            for stale in (STARTED, PACKED):
+                (directory / stale).unlink(missing_ok=True)
             if cases is None:
                 (directory / STARTED).touch()
         except OSError as error:
@@ -116,6 +121,8 @@ class RunWriter:
         if changed := differences(writer.manifest, now):
             raise UsageError(f"{directory / MANIFEST} is of a run under other conditions: {'; '.join(changed)}.")
         path = directory / RESULTS
+        if results_of(directory) != path:
+            raise UsageError(f"{results_of(directory)} is packed; gunzip it to go on with the run.")
         try:
             content = path.read_bytes() if path.exists() else b""
             # A line that was being written when the run was killed: its case is run again.
@@ -254,7 +261,7 @@ def read_run(directory: Path, *, unfinished: bool = False) -> tuple[dict[str, An
         UsageError: with the file's name, if a file is missing, damaged or of another schema version.
     """
     manifest = read_manifest(directory)
-    path = directory / RESULTS
+    path = results_of(directory)
     text = _read(path)
     lines = text[: text.rfind("\n") + 1 if unfinished else None].splitlines()
     return manifest, [_record(path, line, number) for number, line in enumerate(lines, 1)]
@@ -267,7 +274,7 @@ def read_results(directory: Path, *, unfinished: bool = False) -> tuple[dict[str
         UsageError: with the file's name and line, for a record that is of another version or damaged too.
     """
     manifest, records = read_run(directory, unfinished=unfinished)
-    path, results = directory / RESULTS, []
+    path, results = results_of(directory), []
     check_plan(path, manifest, records)
     for line, record in enumerate(records, 1):
         try:
@@ -302,10 +309,16 @@ def _record(path: Path, text: str, line: int) -> dict[str, Any]:
     return record
 
 
+def results_of(directory: Path) -> Path:
+    """The records of a run; a run that is kept may have them packed by gzip."""
+    plain_text, packed = directory / RESULTS, directory / PACKED
+    return packed if packed.exists() and not plain_text.exists() else plain_text
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        return gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
 
 

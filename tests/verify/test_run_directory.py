@@ -1,12 +1,13 @@
 """A run on disk: flushed case by case, read back exactly, damaged files named."""
 
+import gzip
 import json
 
 import numpy as np
 import pytest
 
 from verify import Case, UsageError, load_subject, run_case
-from verify._run import MANIFEST, RESULTS, RunWriter, check_directory, read_run, result_record
+from verify._run import MANIFEST, PACKED, RESULTS, RunWriter, check_directory, read_run, result_record
 
 CASES = [Case(length=length, dhqk=4, dhhv=4) for length in (3, 5)]
 
@@ -62,6 +63,34 @@ def test_missing_and_binary_files_are_named(run, file):
     (run / file).unlink()
     with pytest.raises(UsageError, match=f"{file} cannot be read"):
         read_run(run)
+
+
+@pytest.fixture
+def packed(run):
+    content = gzip.compress((run / RESULTS).read_bytes())
+    (run / RESULTS).unlink()
+    (run / PACKED).write_bytes(content)
+    return run
+
+
+def test_packed_records_are_read_back_as_written(packed, results):
+    assert read_run(packed)[1] == [result_record(result) for result in results]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[:40] + b"x" + content[41:]])
+def test_damaged_pack_is_named(packed, damage):
+    (packed / PACKED).write_bytes(damage((packed / PACKED).read_bytes()))
+    with pytest.raises(UsageError, match=f"{PACKED} cannot be read"):
+        read_run(packed)
+
+
+def test_packed_run_is_not_gone_on_with_but_replaced(packed, results):
+    with pytest.raises(UsageError, match="is packed"):
+        RunWriter.resume(packed)
+    with RunWriter(packed, command=[], subject="s:f", cases=CASES[:1]) as writer:
+        writer.append(results[0])
+    assert len(read_run(packed)[1]) == 1
+    assert not (packed / PACKED).exists()
 
 
 def test_other_schema_is_refused(run):
