@@ -50,7 +50,8 @@ def print_curves(records: dict[str, dict]) -> None:
         print(f"\n{case.regime}, {case.dtype}, S={case.length}:\n")
         print("| output | position | error | noise floor | bound |\n| --- | --- | --- | --- | --- |")
         for measurement in records[case.id]["measurements"]:
-            if measurement["output"] in OUTPUTS:
+            # Where the bound is infinite along the whole sequence there is no curve.
+            if measurement["output"] in OUTPUTS and measurement["curve"]:
                 points = list(zip(*measurement["curve"].values(), strict=True))
                 for position, *numbers in points[:: max(1, len(points) // 6)]:
                     cells = [f"{float(number):.2g}" for number in numbers]

@@ -13,6 +13,7 @@ from collections import Counter
 from math import isnan
 from pathlib import Path
 
+from verify._backend import BackendOption
 from verify._cache import ReferenceCache, default_directory
 from verify._calibration import STATISTICS, thresholds
 from verify._isolation import IsolatedSubject, Limits
@@ -46,7 +47,7 @@ def main() -> int:
     cache = ReferenceCache(options.cache or default_directory())
     if options.in_process:
         return count(options, load_subject(options.subject), cases, cache)
-    with IsolatedSubject(options.subject, options.backend, Limits()) as subject:
+    with IsolatedSubject(options.subject, BackendOption(options.backend), Limits()) as subject:
         return count(options, subject, cases, cache)
 
 

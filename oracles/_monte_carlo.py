@@ -15,7 +15,7 @@ replicates scatter is the noise floor: how far correct kernels of that precision
 Terms have errors of their own, so that a sum which cancels keeps the noise of what it is made of.
 
 What is no matter of chance in a kernel is done in some replicates and not in others. In half of them what is below the
-underflow threshold becomes 0, a log forget gate that m absorbs is lost, and a decision that noise may turn is turned.
+underflow threshold becomes 0, a power that leaves the format infinite, a log forget gate that m absorbs is lost, and a decision that noise may turn is turned.
 In one, if asked for, results are rounded to nearest, as a kernel does: equal steps then have equal errors, which add
 up.
 
@@ -213,7 +213,10 @@ class MonteCarlo:
             value = np.exp(x.x)
         magnitude = np.minimum(np.abs(x.x), LARGEST_EXPONENT)
         relative = np.where(magnitude > 0.0, 1.0 + magnitude, 0.0)
-        return Replicas(self._perturb(value, self.precision.gates * relative), self)
+        value = self._perturb(value, self.precision.gates * relative)
+        leaving = value[self._flushing]
+        leaving[leaving > self.precision.huge] = np.inf
+        return Replicas(value, self)
 
     def log_sigmoid(self, f: Replicas) -> Replicas:
         magnitude = np.minimum(np.abs(f.x), LARGEST_EXPONENT)

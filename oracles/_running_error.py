@@ -118,7 +118,8 @@ class RunningError:
             value = np.exp(x.x)
             relative = np.expm1(x.e) + self.precision.gates * (4.0 + 2.0 * np.abs(x.x))
             e = np.where(value == 0.0, 0.0, value * relative) + self.precision.tiny
-            return self._number(value, e, value)
+            # What leaves the format may be infinite, whatever it is multiplied by next.
+            return self._number(value, np.where(value > self.precision.huge, np.inf, e), value)
 
     def log_sigmoid(self, f: Bounded) -> Bounded:
         # min(f, 0) - log1p(exp(-|f|)): the error of exp, seen through log1p, and four roundings.
@@ -173,8 +174,9 @@ class RunningError:
             size = np.abs(value)
             smallest = y.x - y.e
             e = np.where(smallest > 0.0, (x.e + size * y.e) / smallest, np.inf)
-            # A denominator beyond the format counts as infinite; h = 0 is then off by |h| itself.
-            e = np.where(np.isinf(y.x) | (y.x > self.precision.huge), size, e)
+            # A denominator beyond the format, or made of what was, counts as infinite; h = 0 is then off by |h| itself.
+            beyond = (y.x > self.precision.huge) | (np.isinf(y.e) & (y.x > np.sqrt(self.precision.huge)))
+            e = np.where(beyond, size, e)
             e = np.where(np.isnan(e), np.inf, e)
         e = e + 4.0 * self.precision.accumulation * size + self.precision.tiny * (1.0 + np.abs(x.x))
         return self._number(value, e, size)

@@ -122,7 +122,7 @@ def compute_reference(
     bounds = {name: number.e + errors[name] for name, number in rounded.items()}
     noise = _noise(evaluate, values, case, units, replicates) if replicates else {}
     _allow_conversion_of_m(values, bounds, noise)
-    unknown, without_gradient = {}, _without_gradient(case, rows, values["h"], bounds["h"])
+    unknown, without_gradient = {}, _without_gradient(case, rows, evaluate.h_of_all(rounded, units))
     for name, number in rounded.items():
         if name in GRADIENT_OF.values():
             bounds[name] = bounds[name] + _underflow(case, problem)
@@ -130,7 +130,8 @@ def compute_reference(
         if not case.eps:
             # exp(-m) may leave even float64, and d_t be 0.
             beyond = beyond | np.isnan(values[name]) | np.isnan(bounds[name])
-        if beyond.any():
+        # Also where only tokens that are not kept are: a NaN there is no fault.
+        if beyond.any() or name in without_gradient:
             unknown[name] = beyond
             values[name], bounds[name] = np.where(beyond, 0.0, values[name]), np.where(beyond, np.inf, bounds[name])
     return Reference(values, _rounded_up(bounds), unknown, _rounded_up(errors), noise, kept)
@@ -149,6 +150,14 @@ class _Evaluation:
 
     def by_chunks(self, arithmetic: Arithmetic) -> dict[str, Any]:
         return self._all(arithmetic, chunkwise, chunkwise_vjp, self.in_chunks)
+
+    def h_of_all(self, rounded: dict[str, Any], units: Precision) -> Any:
+        """h at all tokens, also at those that are not kept, if a gradient depends on them."""
+        if self.rows["rows"] is None or not self.has_gradients:
+            return rounded["h"]
+        size = self.in_chunks["chunk_size"]
+        arithmetic = RunningError(units, depth=size)
+        return chunkwise(arithmetic, self.problem.inputs, self.problem.contract, chunk_size=size).h
 
     def by_proof(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
         """Values and errors from balls as narrow as float64 is; None where no precision decides, or without flint."""
@@ -267,20 +276,25 @@ def _may_leave_float32(name: str, number: Any, inputs: Inputs) -> np.ndarray:
     return np.broadcast_to(empty & ~(size <= np.finfo(np.float32).max), number.shape)
 
 
-def _without_gradient(case: Case, rows: np.ndarray, h: np.ndarray, bound: np.ndarray) -> dict[str, np.ndarray]:
+def _without_gradient(case: Case, rows: np.ndarray, h: Any) -> dict[str, np.ndarray]:
     """Where a kernel has no gradient, because h_t is stored and left the range of its dtype.
 
     y_t = dh_t.h_t is then infinite: it is in dq_t, and in what all tokens up to t and the initial state get.
     """
     import ml_dtypes
 
-    largest = float(ml_dtypes.finfo(NUMPY_DTYPES[case.dtype]).max)
-    beyond = np.any(np.abs(h) + np.where(np.isinf(bound), 0.0, bound) >= largest, axis=-1)
-    if case.cotangents not in ("h", "all") or not beyond.any():
+    if case.cotangents not in ("h", "all"):
         return {}
-    last = np.where(beyond, rows, -1).max(axis=-1)
+    largest = float(ml_dtypes.finfo(NUMPY_DTYPES[case.dtype]).max)
+    # Where rounding decides whether d_t is 0, h_t may be anything: next to float16's range, not to float32's, it is
+    # likely enough to be beyond.
+    bound = h.e if case.dtype == "float16" else np.where(np.isinf(h.e), 0.0, h.e)
+    beyond = np.any(np.abs(h.x) + bound >= largest, axis=-1)
+    if not beyond.any():
+        return {}
+    last = np.where(beyond, np.arange(case.length), -1).max(axis=-1)
     tokens = rows <= last[..., None]
     heads = last >= 0
-    by_channel = {"dq": beyond[..., None], "dk": tokens[..., None], "dv": tokens[..., None]}
+    by_channel = {"dq": beyond[..., rows, None], "dk": tokens[..., None], "dv": tokens[..., None]}
     initial = {"dC_0": heads[..., None, None], "dn_0": heads[..., None], "dm_0": heads}
     return {**by_channel, "di": tokens, "df": tokens, **initial}

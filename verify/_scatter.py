@@ -3,7 +3,7 @@
 The scatter of a row of an output x, which is all that stands at one index but the last where the output has channels:
 
     scatter   the root mean square, over the channels and ``REPLICATES`` runs, of x(nudged inputs) - x(inputs)
-    scale     sqrt(scatter^2 + scatter_2^2 + ... + (u rms(x))^2 + (2^-24 M rms(x))^2 + FLOAT32_TINY^2)
+    scale     sqrt(r (scatter^2 + scatter_2^2 + ...) + (u rms(x))^2 + (2^-24 M rms(x))^2 + FLOAT32_TINY^2)
     z         |x_1 - x_2| / scale of the row
 
 Nudged inputs are the inputs moved by one unit in the last place of their dtype, up or down at random: q, k, v, f, the
@@ -140,10 +140,21 @@ def scale_of(given: Given, base: Arrays, *scatters: Arrays) -> Arrays:
         # m itself is off by one rounding of that size; all else as exp(m) is.
         of = np.ones_like(size) if name in ("m", "m_last") else size
         parts.append(stabilizer.reshape(stabilizer.shape + (1,) * (size.ndim - 2)) * of)
-        parts += [scatter[name] for scatter in scatters]
+        roundings = _roundings(given.case, name)
+        if name in ("m", "m_last"):
+            parts.append(UNIT_32 * roundings * np.where(np.isfinite(size), size, 0.0))
+        parts += [np.sqrt(roundings) * scatter[name] for scatter in scatters]
         with np.errstate(all="ignore"):
             scale[name] = np.sqrt(sum(part**2 for part in parts))
     return scale
+
+
+def _roundings(case: Case, name: str) -> np.ndarray | float:
+    # By token, for an output that depends on the tokens up to there. A relation halves chunks of 32 and more.
+    size = case.chunk_size // 2 if case.chunk_size >= 32 else case.chunk_size
+    if name in ("h", "n", "m"):
+        return np.maximum(1.0, np.arange(case.length) // size)
+    return max(1.0, case.length // size)
 
 
 def _largest_gate(given: Given) -> np.ndarray:

@@ -1,13 +1,16 @@
 """Error measures: total for every pair of floats, right where they can be computed by hand."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verify import Case, Reference, SuiteError, compute_reference, measure
+from verify import Case, Outcome, Reference, SuiteError, compute_reference, load_subject, measure, run_case
+from verify._reference import _without_gradient
 
 every_float = st.floats(width=32) | st.sampled_from([0.0, -0.0, math.inf, -math.inf, math.nan])
 bounds = st.floats(0.0, 1e30) | st.sampled_from([0.0, math.inf])
@@ -103,6 +106,42 @@ def test_reference_of_an_empty_state_without_a_denominator_says_what_it_does_not
     assert reference.unknown["dC_0"].all()
     assert set(reference.unknown) <= {"dC_0", "dn_0"}
     assert not any(np.isnan(array).any() for array in (*reference.values.values(), *reference.bounds.values()))
+
+
+def test_no_gradient_before_an_overflow_also_of_a_token_that_is_not_kept():
+    case = Case(length=4, dtype="float16", cotangents="all")
+    h = SimpleNamespace(x=np.zeros((1, 1, 4, 2)), e=np.ones((1, 1, 4, 2)))
+    assert _without_gradient(case, np.array([0, 3]), h) == {}
+    h.x[..., 2, 1] = 7e4
+    unknown = _without_gradient(case, np.array([0, 3]), h)
+    assert unknown["df"].tolist() == [[[True, False]]]
+    assert not unknown["dq"].any()
+    # A denominator that may be 0 leaves float16, and hardly ever float32.
+    h.x[..., 2, 1], h.e[..., 1, 0] = 0.0, np.inf
+    assert _without_gradient(case, np.array([0, 3]), h)["df"].tolist() == [[[True, False]]]
+    assert _without_gradient(replace(case, dtype="float32"), np.array([0, 3]), h) == {}
+
+
+def test_every_row_is_asked_for_an_overflow(monkeypatch):
+    # h of this draw is beyond float16 at token 35, which is not kept.
+    case = Case.parse("input_gates@-100:B1-NH1-S40-QK16-HV16-L16:float16:correct:nv0.0:eps0.0:none:vjp-h:seed778")
+    kept = np.array([0, 20, 39])
+    monkeypatch.setattr("verify._reference.probe_rows", lambda _: kept)
+    reference = compute_reference(case, replicates=0)
+    assert (np.abs(reference.values["h"]) < 65504).all()
+    assert reference.unknown["dv"][0, 0].all(-1).tolist() == [True, True, False]
+    assert set(reference.unknown) == {"dq", "dk", "dv", "di", "df"}
+
+
+def test_power_that_leaves_the_format_may_be_infinite_before_it_is_scaled():
+    # exp(-m) overflows in float32, norm_val exp(-m) does not; a kernel that multiplies next has h = 0.
+    case = Case.parse("balanced@-3:B1-NH1-S65-QK48-HV80-L64:bfloat16:correct:nv0.1:eps1e-06:warm@2:fw:seed3")
+    reference = compute_reference(case)
+    between = np.abs(reference.values["h"][0, 0, 30])
+    assert 0.0 < between.max() < 2.0**-100
+    assert (reference.bounds["h"][0, 0, 30] >= between).all()
+    assert (reference.noise["h"][0, 0, 30] > between / 8).all()
+    assert run_case(case, load_subject("tests.subjects.float32:chunkwise"), reference).verdict.outcome is Outcome.PASS
 
 
 def test_bound_of_gradients_knows_what_underflow_may_lose():

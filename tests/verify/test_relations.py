@@ -240,6 +240,18 @@ def test_scale_counts_rounding_of_the_output_and_of_the_stabilizer():
     np.testing.assert_allclose(apart.rms_z, 0.002 / scale["h"][0, 0, 0], rtol=1e-4)
 
 
+def test_scale_grows_with_the_roundings_of_the_state():
+    case = dataclasses.replace(SMALL, length=200, chunk_size=32)
+    given_ = Given(case, make_problem(case).arrays, {})
+    base = {"h": np.zeros((1, 1, 200, 16), np.float32), "n_last": np.zeros((1, 1, 16), np.float32)}
+    moved = {"h": np.ones((1, 1, 200)), "n_last": np.ones((1, 1))}
+    scale = scale_of(given_, base, moved)
+    np.testing.assert_allclose(scale["h"][0, 0, [0, 31, 47, 48, 199]], np.sqrt([1, 1, 2, 3, 12]))
+    np.testing.assert_allclose(scale["n_last"], np.sqrt(12))
+    m = {"m_last": np.full((1, 1), 1e6, np.float32)}
+    np.testing.assert_allclose(scale_of(given_, m)["m_last"], 2.0**-24 * 1e6 * np.hypot(12, 1), rtol=1e-6)
+
+
 def test_scale_of_float16_does_not_fall_below_its_smallest_unit():
     given_ = Given(SMALL, make_problem(SMALL).arrays, {})
     h = {"h": np.full((1, 1, 20, 16), 2.0**-24, np.float16)}
