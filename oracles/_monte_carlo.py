@@ -15,7 +15,8 @@ replicates scatter is the noise floor: how far correct kernels of that precision
 Terms have errors of their own, so that a sum which cancels keeps the noise of what it is made of.
 
 What is no matter of chance in a kernel is done in some replicates and not in others. In half of them what is below the
-underflow threshold becomes 0, a power that leaves the format infinite, a log forget gate that m absorbs is lost, and a decision that noise may turn is turned.
+underflow threshold becomes 0, a power that leaves the format infinite, a log forget gate that m absorbs is lost, and a
+decision that noise may turn is turned.
 In one, if asked for, results are rounded to nearest, as a kernel does: equal steps then have equal errors, which add
 up.
 

@@ -143,6 +143,7 @@ class _Evaluation:
     def __init__(self, case: Case, problem: Problem, normalizer_grad: NormalizerGrad, rows: np.ndarray | None) -> None:
         self.problem, self.normalizer_grad = problem, normalizer_grad
         self.has_gradients = case.cotangents != "none"
+        self.chunk_size = case.chunk_size
         self.rows, self.in_chunks = {"rows": rows}, {"rows": rows, "chunk_size": case.chunk_size}
 
     def by_tokens(self, arithmetic: Arithmetic) -> dict[str, Any]:
@@ -155,9 +156,8 @@ class _Evaluation:
         """h at all tokens, also at those that are not kept, if a gradient depends on them."""
         if self.rows["rows"] is None or not self.has_gradients:
             return rounded["h"]
-        size = self.in_chunks["chunk_size"]
-        arithmetic = RunningError(units, depth=size)
-        return chunkwise(arithmetic, self.problem.inputs, self.problem.contract, chunk_size=size).h
+        given = self.problem.inputs, self.problem.contract
+        return chunkwise(RunningError(units, depth=self.chunk_size), *given, chunk_size=self.chunk_size).h
 
     def by_proof(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
         """Values and errors from balls as narrow as float64 is; None where no precision decides, or without flint."""
