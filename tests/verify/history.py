@@ -79,12 +79,13 @@ def git(directory, *arguments):
 
 
 def fingerprint(directory):
-    """A hash of all that a user has: the files of the checkout, HEAD, the index, refs, settings, worktrees, stash."""
+    """A hash of all that a user has: the checkout's files, HEAD, the index, refs and their logs, settings, worktrees."""
     digest = hashlib.blake2b()
     for path in sorted(Path(directory).rglob("*")):
         inside = path.relative_to(directory)
-        # Git may make what is empty and refers to nothing.
-        if path.is_file() and not str(inside).startswith((".git/objects", ".git/gc")):
+        # The first search for refs makes a file of packed ones, without any in it.
+        if path.is_file() and not str(inside).startswith((".git/objects", ".git/packed-refs")):
             digest.update(f"{inside}\0{path.stat().st_mode}\0{path.stat().st_mtime_ns}\0".encode() + path.read_bytes())
-    digest.update(git(directory, "worktree", "list").encode())
+    for what in (["worktree", "list"], ["for-each-ref"], ["stash", "list"]):
+        digest.update(git(directory, *what).encode())
     return digest.hexdigest()

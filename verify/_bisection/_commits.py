@@ -232,7 +232,9 @@ class CommitSearch:
         try:
             environment = isolated.started.environment
         except UsageError as error:
-            raise _Skip(f"does not import: {str(error).splitlines()[0]}", str(error)[-_TAIL:]) from error
+            first = str(error).splitlines()[0]
+            told = first.partition("cannot be imported: ")[2] or first
+            raise _Skip(f"does not import: {told}", str(error)[-_TAIL:]) from error
         if not self._environment_checked:
             self._log.check_environment(environment)
             self._environment_checked = True

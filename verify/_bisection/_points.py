@@ -111,21 +111,24 @@ def points(axes: Sequence[Axis]) -> list[Point]:
     return [Point(dict(zip(names, values, strict=True))) for values in itertools.product(*(a.values for a in axes))]
 
 
+def check_points(chosen: Sequence[Point], question: Question, interpreters: Mapping[str, Path]) -> None:
+    """Start a worker of each interpreter, and run nothing.
+
+    Raises:
+        UsageError: if one has another version than its point, or not the subject, if the subject has not an option, or
+            if an option is without effect here.
+    """
+    # In what else points differ, all of them are alike to the subject's signature.
+    for point in {_asked(point, question, interpreters).python: point for point in chosen}.values():
+        _check(point, _asked(point, question, interpreters))
+
+
 def judge_points(
     chosen: Sequence[Point], question: Question, interpreters: Mapping[str, Path], log: Log
 ) -> Iterator[tuple[Point, Judged | None]]:
-    """Each point before it is judged, with None, and again with its answer; what the log has is not judged again.
-
-    Raises:
-        UsageError: before a case runs, if an interpreter has another version than its point, or not the subject, or if
-            the subject has not an option.
-    """
-    open_ones = [point for point in chosen if point.key not in log.judged]
-    # One of each interpreter: in what else they differ, all of them are alike to the subject's signature.
-    for point in {_asked(point, question, interpreters).python: point for point in open_ones}.values():
-        _check(point, _asked(point, question, interpreters))
+    """Each point before it is judged, with None, and again with its answer; what the log has is not judged again."""
     for point in chosen:
-        if point in open_ones:
+        if point.key not in log.judged:
             yield point, None
             log.append(_record(point, _asked(point, question, interpreters)))
         yield point, log.judged[point.key]

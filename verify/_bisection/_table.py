@@ -41,7 +41,7 @@ def print_commits(
         question: that was asked.
     """
     shown = question.predicate.shown
-    table = _table("commit", "date")
+    table = _table(shown, "commit", "date")
     table.add_column("subject", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in visited:
         told = one.record["subject"] if one.facts else one.reason
@@ -84,7 +84,7 @@ def _print_left(console: Console, left: Sequence[Commit]) -> None:
 
 def print_points(console: Console, axes: Sequence[Axis], judged: Sequence[Judged], question: Question) -> None:
     """The answer of a search over axes, in the order of their values."""
-    table = _table(*(axis.name for axis in axes))
+    table = _table(question.predicate.shown, *(axis.name for axis in axes))
     table.add_column("reason", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in judged:
         point = one.record["point"]
@@ -96,10 +96,10 @@ def print_points(console: Console, axes: Sequence[Axis], judged: Sequence[Judged
     console.print(f"subject {question.subject}, case {question.case.id}", soft_wrap=True)
 
 
-def _table(*names: str) -> Table:
+def _table(shown: Shown, *names: str) -> Table:
     table = Table(box=None, pad_edge=False, expand=True)
-    for header in ("status", "outcome", "measure", *names):
-        table.add_column(header, no_wrap=True, justify="right" if header == "measure" else "left")
+    for header in ("status", "outcome", shown.name, *names):
+        table.add_column(header, no_wrap=True, justify="right" if header == shown.name else "left")
     return table
 
 

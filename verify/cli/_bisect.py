@@ -21,7 +21,7 @@ from verify._bisection._commits import Code, CommitSearch, Question
 from verify._bisection._environments import interpreters, parse_interpreters
 from verify._bisection._log import JUDGED, PICTURE, Judged, Log, check_new, read_search
 from verify._bisection._picture import draw
-from verify._bisection._points import VERSIONED, Axis, judge_points, points
+from verify._bisection._points import VERSIONED, Axis, check_points, judge_points, points
 from verify._bisection._predicate import DEFAULT, Predicate, Shown
 from verify._bisection._repository import Repository, interruptible
 from verify._bisection._table import measured, print_commits, print_points
@@ -203,8 +203,7 @@ def _search_axes(search: dict[str, Any], directory: Path, cache: ReferenceCache,
         question = _question(search, cache, None)
         given = parse_interpreters(search["python"])
         found = interpreters(versioned.name, versioned.values, given, cache.directory.parent / "environments")
-    for point in chosen:
-        point.case(question.case)
+    check_points(chosen, question, found)
     with Log(directory, search, sys.argv[1:]) as log:
         steps = ((point.key, judged) for point, judged in judge_points(chosen, question, found, log))
         _watch(steps, question.predicate.shown, directory)
