@@ -79,7 +79,7 @@ def git(directory, *arguments):
 
 
 def fingerprint(directory):
-    """A hash of all that a user has: the checkout's files, HEAD, the index, refs and their logs, settings, worktrees."""
+    """A hash of all that a user has: files of the checkout, HEAD, index, refs and their logs, settings, worktrees."""
     digest = hashlib.blake2b()
     for path in sorted(Path(directory).rglob("*")):
         inside = path.relative_to(directory)

@@ -160,7 +160,9 @@ class Log:
     def check_environment(self, environment: dict[str, Any]) -> None:
         """Raise UsageError if something was judged in another environment of the subject."""
         known = [one.record["environment"] for one in self.judged.values() if one.record.get("environment")]
-        if known and (changed := differences({"environment": known[-1]}, {"environment": environment})):
+        # Of the suite's own versions nothing is said here: those in the file of the search have been compared.
+        before, now = ({"environment": {**one, "suite": None}} for one in ((known or [environment])[-1], environment))
+        if changed := differences(before, now):
             raise UsageError(f"{self.directory / JUDGED} is of another environment: {'; '.join(changed)}.")
 
     def _read_judged(self) -> None:

@@ -12,10 +12,10 @@ from verify._bisection._log import Judged
 from verify._bisection._predicate import Shown
 from verify._report_curves import LogAxis
 
-WIDTH, HEIGHT = 720, 330
-LEFT, RIGHT, TOP, BOTTOM = 60, 700, 40, 230
+WIDTH, HEIGHT = 720, 336
+LEFT, RIGHT, TOP, BOTTOM = 60, 700, 46, 236
 # Rows for what a logarithmic axis has no place for.
-INFINITE, NOTHING = 28, 248
+INFINITE, NOTHING = 27, 254
 _TICKS = 6
 
 

@@ -44,7 +44,7 @@ def print_commits(
     table = _table(shown, "commit", "date")
     table.add_column("subject", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in visited:
-        told = one.record["subject"] if one.facts else one.reason
+        told = one.reason if one.status == "skip" else one.record["subject"]
         table.add_row(*_row(one, shown), one.key[:10], one.record["date"][:10], told)
     console.print(table)
     counts = ", ".join(f"{sum(one.status == status for one in visited)} {status}" for status in _STYLES)

@@ -171,7 +171,7 @@ def _search_repository(search: dict[str, Any], directory: Path, cache: Reference
     # By their hashes: a branch may be elsewhere when the search is gone on with.
     search = search | {"good": good.hash, "bad": bad.hash}
     first_parent = search["first-parent"]
-    with Log(directory, search, sys.argv[1:]) as log, repository.worktree(bad) as worktree:
+    with Log(directory, search, ["mlstm-verify", *sys.argv[1:]]) as log, repository.worktree(bad) as worktree:
         searched = CommitSearch(repository, good, bad, worktree, code, question, log, first_parent=first_parent)
         steps = ((f"{commit.short} {commit.subject}", judged) for commit, judged in searched.run())
         _watch(steps, question.predicate.shown, directory)
@@ -204,7 +204,7 @@ def _search_axes(search: dict[str, Any], directory: Path, cache: ReferenceCache,
         given = parse_interpreters(search["python"])
         found = interpreters(versioned.name, versioned.values, given, cache.directory.parent / "environments")
     check_points(chosen, question, found)
-    with Log(directory, search, sys.argv[1:]) as log:
+    with Log(directory, search, ["mlstm-verify", *sys.argv[1:]]) as log:
         steps = ((point.key, judged) for point, judged in judge_points(chosen, question, found, log))
         _watch(steps, question.predicate.shown, directory)
     judged = [log.judged[point.key] for point in chosen]
@@ -236,11 +236,16 @@ def _watch(steps: Iterable[tuple[str, Judged | None]], shown: Shown, directory: 
                         status.update(Text(f"judging {name}"))
                     continue
                 number += 1
-                took = "known" if known else f"{judged.record['seconds']:.1f}s"
-                told = f"[{number}] {judged.status} {measured(judged, shown)} {took} {name}"
-                stderr.print(told, soft_wrap=True)
+                took = "known" if known else _took(judged)
+                why = f": {judged.reason}" if judged.status == "skip" else ""
+                stderr.print(f"[{number}] {judged.status} {measured(judged, shown)} {took} {name}{why}", soft_wrap=True)
                 known = True
     except KeyboardInterrupt:
         again = f"mlstm-verify bisect --resume {directory}"
         print(f"interrupted: {number} are judged and recorded; go on with: {again}", file=sys.stderr)
         raise
+
+
+def _took(judged: Judged) -> str:
+    twin = judged.record.get("same_tree_as")
+    return f"same files as {twin[:10]}" if twin else f"{judged.record['seconds']:.1f}s"
