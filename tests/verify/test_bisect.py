@@ -51,7 +51,8 @@ def search(bisect, python, tmp_path):
     def run(repository, **options):
         given = {"repo": repository, "good": "main~6", "bad": "main", "subject": SUBJECT, "case": CASE.id}
         given |= {"python": python, "out": tmp_path / "log"}
-        words = [word for name, value in (given | options).items() for word in (f"--{name.replace('_', '-')}", value)]
+        options = {name: value if isinstance(value, list) else [value] for name, value in (given | options).items()}
+        words = [word for name, values in options.items() for value in values for word in (f"--{name}", value)]
         return bisect(*words)
 
     return run
@@ -183,7 +184,18 @@ def test_code_from_elsewhere_gives_no_verdict(search, tmp_path, monkeypatch):
     code, _, err = search(tmp_path / "repository", path="other")
     assert code == 2
     assert "not known to be the commit's code: module memory was imported from" in err
-    assert search(tmp_path / "repository", path="src", out=tmp_path / "src")[0] == 0
+    assert search(tmp_path / "repository", path=["other", "src"], out=tmp_path / "src")[0] == 0
+
+
+def test_code_that_comes_late_from_elsewhere_gives_no_verdict(search, tmp_path, monkeypatch):
+    late = CELL.replace("m, h = ", "import beside\n    m, h = ")
+    assert late != CELL
+    files = {"beside.py": "", "src/memory/cell.py": late, **SAME}
+    make(tmp_path / "repository", 7, 4, prefix="src/", files=lambda number: files)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "repository"))
+    code, _, err = search(tmp_path / "repository", path="src")
+    assert code == 2
+    assert f"module beside was imported from {tmp_path}/repository/beside.py, the checkout" in err
 
 
 def test_an_adapter_beside_the_repository(search, tmp_path, monkeypatch):
@@ -204,7 +216,7 @@ def test_an_adapter_beside_the_repository(search, tmp_path, monkeypatch):
 def test_what_a_build_makes_is_told(search, tmp_path):
     made = {"memory/cell.py": "from memory.made import mlstm\n", "made.txt": CELL, **SAME}
     hashes = make(tmp_path / "repository", 7, 4, files=lambda number: made)
-    code, out, err = search(tmp_path / "repository", build="cp made.txt memory/made.py")
+    code, out, err = search(tmp_path / "repository", build="test ! -e memory/made.py && cp made.txt memory/made.py")
     assert code == 0, err
     assert f"first bad commit: {hashes[4]}" in out
     assert lines(tmp_path / "log")[0]["imported"]["built"] == ["memory/made.py"]
@@ -269,10 +281,26 @@ def test_a_bare_repository_and_a_dirty_one(search, tmp_path):
     (repository / "memory" / "gates.py").write_text("raise ImportError")
     code, _, err = search(repository)
     assert (code, "1 tracked files have changes (memory/gates.py)" in err) == (2, True)
+    # A look at this file would be noted in the index.
+    os.utime(repository / "notes.txt", (1, 1))
     before = fingerprint(repository)
-    code, _, err = search(repository, allow_dirty="--json")
+    code, _, err = search(repository, **{"allow-dirty": "--json"})
     assert code == 0, err
     assert fingerprint(repository) == before
+
+
+def test_hooks_do_not_run_and_a_hook_may_start_it(search, tmp_path, monkeypatch):
+    repository = tmp_path / "repository"
+    hashes = make(repository, 7, 4, files=lambda number: SAME)
+    hook = repository / ".git" / "hooks" / "post-checkout"
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    hook.chmod(0o755)
+    # As git leaves it to a hook of another repository.
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))
+    code, out, err = search(repository)
+    assert code == 0, err
+    assert f"first bad commit: {hashes[4]}" in out
+    assert not (tmp_path / "ran").exists()
 
 
 def test_no_room_for_a_worktree(search, tmp_path, monkeypatch):
