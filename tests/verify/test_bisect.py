@@ -340,6 +340,8 @@ def test_versions_and_options(bisect, python, tmp_path, monkeypatch):
     code, out, err = bisect("--resume", tmp_path / "log")
     assert code == 0, err
     assert len(lines(tmp_path / "log")) == 2
+    code, _, err = bisect("--resume", tmp_path / "log", "--timeout", "5", "--backend", "auto")
+    assert (code, "--backend, --timeout cannot be given" in err) == (2, True)
     # An option of this subject is not its right form: a point is bad.
     asked = ["--subject", "wrong:mlstm", "--case", CASE.id, "--axis", "rounded=False,True", "--python", python]
     body = CELL.replace("norm_val=1.0)", "norm_val=1.0, rounded=False)").replace(

@@ -138,7 +138,6 @@ def test_an_environment_has_the_packages_of_this_one_but_for_one(monkeypatch):
 
 
 def test_a_version_that_pip_cannot_install_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(_environments.venv, "create", lambda place, with_pip: (place / "bin").mkdir(parents=True))
     script = "#!/bin/sh\necho No matching distribution found >&2; exit 1\n"
 
     def created(place, with_pip):
@@ -147,11 +146,15 @@ def test_a_version_that_pip_cannot_install_is_named(monkeypatch, tmp_path):
         (place / "bin" / "python").chmod(0o755)
 
     monkeypatch.setattr(_environments.venv, "create", created)
+    notices = []
     told = "--axis triton: pip cannot install triton 9: No matching distribution found. --python 9=PATH gives"
     with pytest.raises(UsageError, match=told):
-        _environments.interpreters("triton", ["9"], {}, tmp_path)
+        _environments.interpreters("triton", ["9"], {}, tmp_path, notices.append)
     script = "#!/bin/sh\nexit 0\n"
-    (made,) = _environments.interpreters("triton", ["9"], {}, tmp_path).values()
+    (made,) = _environments.interpreters("triton", ["9"], {}, tmp_path, notices.append).values()
     script = "#!/bin/sh\nexit 1\n"
-    assert _environments.interpreters("triton", ["9"], {}, tmp_path) == {"9": made}
-    assert _environments.interpreters("triton", ["9"], {"9": Path("/python")}, tmp_path) == {"9": Path("/python")}
+    assert _environments.interpreters("triton", ["9"], {}, tmp_path, notices.append) == {"9": made}
+    assert _environments.interpreters("triton", ["9"], {"9": Path("/python")}, tmp_path, notices.append) == {
+        "9": Path("/python")
+    }
+    assert [notice[:38] for notice in notices] == 2 * ["making an environment for triton 9 in "]

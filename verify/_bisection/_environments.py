@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from verify._errors import UsageError
@@ -33,8 +33,10 @@ def parse_interpreters(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def interpreters(name: str, versions: Sequence[str], given: Mapping[str, Path], directory: Path) -> dict[str, Path]:
-    """One for each version of a package: as given, or made in a directory.
+def interpreters(
+    name: str, versions: Sequence[str], given: Mapping[str, Path], directory: Path, notice: Callable[[str], None]
+) -> dict[str, Path]:
+    """One for each version of a package: as given, or made in a directory, of which ``notice`` is told.
 
     Raises:
         UsageError: for a given one that no version asks for, or if pip cannot install a version.
@@ -42,7 +44,7 @@ def interpreters(name: str, versions: Sequence[str], given: Mapping[str, Path], 
     strange = [version for version in given if version not in versions]
     if strange:
         raise UsageError(f"--python {strange[0]}=... is no version of --axis {name}={','.join(versions)}.")
-    return {version: given.get(version) or _made(name, version, directory) for version in versions}
+    return {version: given.get(version) or _made(name, version, directory, notice) for version in versions}
 
 
 def requirements(name: str, version: str) -> list[str]:
@@ -57,12 +59,13 @@ def requirements(name: str, version: str) -> list[str]:
     return [f"{package}{extra if package == 'jax' else ''}=={chosen[package]}" for package in sorted(chosen)]
 
 
-def _made(name: str, version: str, directory: Path) -> Path:
+def _made(name: str, version: str, directory: Path, notice: Callable[[str], None]) -> Path:
     place = directory / f"{name}-{version}-python{sys.version_info.major}.{sys.version_info.minor}"
     python = place / "bin" / "python"
     done = place / "done"
     if done.exists() and done.read_text() == "\n".join(requirements(name, version)):
         return python
+    notice(f"making an environment for {name} {version} in {place}, which takes minutes and gigabytes")
     shutil.rmtree(place, ignore_errors=True)
     try:
         venv.create(place, with_pip=True)

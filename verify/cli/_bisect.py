@@ -36,6 +36,8 @@ from verify._subject import DEFAULT_SUBJECT
 from verify.cli._cache import CacheOption, open_cache
 from verify.cli._opening import given_limits
 
+_SECONDS = 900.0
+
 
 def bisect(
     repo: Annotated[
@@ -75,8 +77,10 @@ def bisect(
         list[str] | None,
         typer.Option(help="Another interpreter for the subject; beside --axis, VERSION=PATH, which may be repeated."),
     ] = None,
-    backend: Annotated[BackendOption, typer.Option(help="Where Triton kernels run.")] = BackendOption.auto,
-    timeout: Annotated[float, typer.Option(help="Seconds for the case.")] = 900.0,
+    backend: Annotated[
+        BackendOption | None, typer.Option(help="Where Triton kernels run. Default: auto.", show_default=False)
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help=f"Seconds for the case. Default: {_SECONDS:g}.")] = None,
     memory: Annotated[
         float | None, typer.Option(help="GiB for the subject's process. Default: 80 % of what is available.")
     ] = None,
@@ -101,15 +105,18 @@ def bisect(
         "first-parent": first_parent,
         "allow-dirty": allow_dirty,
         "python": [_absolute(text) for text in python or []],
+        "backend": backend and backend.value,
+        "timeout": timeout,
+        "memory": memory,
         "out": str(out) if out else None,
     }
     with interruptible():
         if resume is None:
-            search = _new(given) | {"backend": backend.value, "timeout": timeout, "memory": memory}
+            search = _new(given)
             directory = out or Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-bisect"
             check_new(directory)
         else:
-            if wrong := [f"--{name}" for name, value in given.items() if value]:
+            if wrong := [f"--{name}" for name, value in given.items() if value not in (None, False, [])]:
                 told = f"--resume {resume} goes on with that search; {', '.join(wrong)} cannot be given."
                 raise UsageError(told)
             directory, search = resume, read_search(resume)
@@ -136,8 +143,10 @@ def _new(given: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"--axis has no commits; {', '.join(wrong)} cannot be given beside it.")
     return given | {
         "subject": given["subject"] or DEFAULT_SUBJECT,
-        "until": given["until"] or DEFAULT,
+        "until": DEFAULT if given["until"] is None else given["until"],
         "path": given["path"] or ["."],
+        "backend": given["backend"] or BackendOption.auto.value,
+        "timeout": _SECONDS if given["timeout"] is None else given["timeout"],
         # Where modules are that no commit has.
         "beside": os.getcwd() if given["package"] else None,
     }
@@ -202,7 +211,7 @@ def _search_axes(search: dict[str, Any], directory: Path, cache: ReferenceCache,
     else:
         question = _question(search, cache, None)
         given = parse_interpreters(search["python"])
-        found = interpreters(versioned.name, versioned.values, given, cache.directory.parent / "environments")
+        found = interpreters(versioned.name, versioned.values, given, cache.directory.parent / "environments", _notice)
     check_points(chosen, question, found)
     with Log(directory, search, ["mlstm-verify", *sys.argv[1:]]) as log:
         steps = ((point.key, judged) for point, judged in judge_points(chosen, question, found, log))
@@ -216,6 +225,10 @@ def _search_axes(search: dict[str, Any], directory: Path, cache: ReferenceCache,
         print_points(_stdout(), axes, judged, question)
         _stdout().print(f"recorded in {directory}: {JUDGED}", soft_wrap=True)
     return 1 if any(one.status == "bad" for one in judged) else 0
+
+
+def _notice(text: str) -> None:
+    print(f"notice: {text}", file=sys.stderr, flush=True)
 
 
 def _stdout() -> Console:
