@@ -84,7 +84,8 @@ def test_the_proof_fails_for_all_that_is_not_the_commits(line, tmp_path):
         def prove(**more):
             return proof.prove("memory", "memory.cell", own | more)
 
-        suite = {"verify": f"{repository.root}/memory/cell.py", "json": "/usr/lib/json.py"}
+        suite = {name: f"{repository.root}/memory/cell.py" for name in ("__main__", "verify", "oracles", "kernels")}
+        suite |= {"json": "/usr/lib/json.py"}
         imported = prove(**suite)
         assert (imported.file, imported.modules, imported.built) == ("memory/cell.py", 2, ())
         assert imported.blob == git(repository.root, "rev-parse", "main:memory/cell.py")
