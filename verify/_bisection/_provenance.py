@@ -13,8 +13,8 @@ from pathlib import Path
 from verify._bisection._repository import Commit, git
 
 # They are the suite's in every worker, wherever that was installed from; kernels too, unless it is searched. What a
-# worker is started with, __main__, is the suite's.
-_SUITE = {"__main__", "verify", "oracles", "kernels"}
+# worker is started with, the main module, is the suite's.
+_SUITE = {"__main__", "__mp_main__", "verify", "oracles", "kernels"}
 
 
 class ForeignCodeError(Exception):
