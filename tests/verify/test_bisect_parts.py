@@ -17,7 +17,6 @@ from verify._bisection._predicate import Shown
 from verify._bisection._provenance import ForeignCodeError, Provenance
 from verify._bisection._repository import PREFIX, Repository
 
-
 SUITE = ("__main__", "__mp_main__", "verify", "oracles", "kernels")
 
 
@@ -87,7 +86,7 @@ def test_the_proof_fails_for_all_that_is_not_the_commits(line, tmp_path):
         def prove(**more):
             return proof.prove("memory", "memory.cell", own | more)
 
-        suite = {name: f"{repository.root}/memory/cell.py" for name in SUITE}
+        suite = dict.fromkeys(SUITE, f"{repository.root}/memory/cell.py")
         suite |= {"json": "/usr/lib/json.py"}
         imported = prove(**suite)
         assert (imported.file, imported.modules, imported.built) == ("memory/cell.py", 2, ())
