@@ -5,6 +5,7 @@ Another one needs NumPy and what the subject imports. It finds the suite's packa
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from verify._backend import BackendOption
 from verify._errors import UsageError
+from verify._variant import PLAIN, Variant
 
 OLDEST = (3, 11)
 _PROBE_SECONDS = 120.0
@@ -67,17 +69,25 @@ def _ask(interpreter: Path) -> tuple[dict[str, str], str]:
 
 
 def worker_command(
-    interpreter: Path | None, descriptor: int, parent: int, subject: str, backend: BackendOption
+    interpreter: Path | None,
+    descriptor: int,
+    parent: int,
+    subject: str,
+    backend: BackendOption,
+    variant: Variant = PLAIN,
 ) -> list[str]:
     """The command that starts a worker under an interpreter; None is this process's own."""
     if interpreter is not None:
         places = {name: _place(name) for name in ("kernels", "oracles", "verify")}
+        if any((Path(place) / "kernels" / "__init__.py").exists() for place in variant.places):
+            # What is looked for there first must not be found here.
+            del places["kernels"]
         script = Path(__file__).with_name("_start.py")
-        words = json.dumps(places), descriptor, parent, subject, backend.value
+        words = json.dumps(places), descriptor, parent, subject, backend.value, json.dumps(dataclasses.asdict(variant))
         return [str(interpreter), "-P", str(script), *map(str, words)]
-    work = f"work({descriptor}, {parent}, {subject!r}, BackendOption({backend.value!r}))"
+    work = f"work({descriptor}, {parent}, {subject!r}, BackendOption({backend.value!r}), {variant!r})"
     # Not by -m: modules must be found where this process finds them, and nowhere else.
-    code = f"import sys; sys.path[:] = {sys.path!r}; from verify._worker import BackendOption, work; {work}"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from verify._worker import BackendOption, Variant, work; {work}"
     return [sys.executable, "-P", "-c", code]
 
 

@@ -29,8 +29,9 @@ from verify._errors import SuiteError, UsageError
 from verify._interpreter import find_interpreter, worker_command
 from verify._problem import Problem, make_problem
 from verify._subject import Execution
+from verify._variant import PLAIN, Variant
 from verify._verdict import Outcome, Verdict
-from verify._worker import Canary, Started
+from verify._worker import Canary, Imported, Started
 
 _START_SECONDS = 900.0
 _CANARY_SECONDS = 120.0
@@ -78,18 +79,26 @@ class IsolatedSubject:
         limits: what a case may take.
         alone: whether each case has a worker of its own.
         python: the interpreter of the workers; this process's own, unless given.
+        variant: what is different from a plain run.
 
     Raises:
         UsageError: if ``python`` is no interpreter that can be a worker's.
     """
 
     def __init__(
-        self, name: str, backend: BackendOption, limits: Limits, *, alone: bool = False, python: Path | None = None
+        self,
+        name: str,
+        backend: BackendOption,
+        limits: Limits,
+        *,
+        alone: bool = False,
+        python: Path | None = None,
+        variant: Variant = PLAIN,
     ) -> None:
         self.name = name
         self._python = None if python is None else find_interpreter(python)
         self._limits, self._alone = limits, alone
-        self._start = functools.partial(_Worker, name, backend, limits.memory, self._python)
+        self._start = functools.partial(_Worker, name, backend, limits.memory, self._python, variant)
         # It imports JAX while the caller does something else; ``started`` waits.
         self._worker = self._start()
         self._used = self._stopped = False
@@ -129,6 +138,16 @@ class IsolatedSubject:
     def adapt(self, case: Case) -> Case:
         """As of any signature."""
         return self.started.adapt(case)
+
+    def imported(self) -> dict[str, str]:
+        """The file of every module that the worker has imported, by name; empty if there is no worker any more."""
+        if self._worker.gone:
+            return {}
+        try:
+            files: dict[str, str] = self._worker.ask(Imported(), _CANARY_SECONDS)
+        except _DeathError:
+            return {}
+        return files
 
     def execute(self, case: Case) -> Execution:
         """Run the case. One whose worker died by itself is run again, alone in a fresh worker, before it is blamed.
@@ -198,13 +217,17 @@ class _Worker:
         death: how it died, if that was by itself.
     """
 
-    def __init__(self, subject: str, backend: BackendOption, memory: int, python: Path | None) -> None:
+    def __init__(
+        self, subject: str, backend: BackendOption, memory: int, python: Path | None, variant: Variant
+    ) -> None:
         self.death: str | None = None
         self._memory = memory
         self._killed: tuple[Outcome, str] | None = None
         self._channel, theirs = multiprocessing.Pipe()
         self._process = subprocess.Popen(
-            worker_command(python, theirs.fileno(), os.getpid(), subject, backend),
+            worker_command(python, theirs.fileno(), os.getpid(), subject, backend, variant),
+            cwd=next(iter(variant.places), None),
+            env={**os.environ, **variant.variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -240,12 +263,12 @@ class _Worker:
             return f"the worker {death}"
         return wrong
 
-    def ask(self, request: tuple[Case, Problem] | Canary, seconds: float) -> Any:
+    def ask(self, request: tuple[Case, Problem] | Canary | Imported, seconds: float) -> Any:
         """Its answer to a request; _DeathError if there is none."""
         self._output.forget()
         return self._receive(seconds, request)
 
-    def _receive(self, seconds: float, request: tuple[Case, Problem] | Canary | None = None) -> Any:
+    def _receive(self, seconds: float, request: tuple[Case, Problem] | Canary | Imported | None = None) -> Any:
         with self._watched(seconds):
             # Where it is gone, receiving says so.
             with contextlib.suppress(OSError):

@@ -103,8 +103,8 @@ def _drawn(position: Iterable[float], values: Iterable[float]) -> list[tuple[flo
 
 def _picture(why: str, result: Result, measured: Measurement, curve: Curve) -> Picture:
     drawn = {name: _drawn(curve.position, getattr(curve, name)) for name in ("bound", "noise", "error")}
-    across = _Axis.of([x for points in drawn.values() for x, _ in points], LEFT, RIGHT)
-    up = _Axis.of([y for points in drawn.values() for _, y in points], BOTTOM, TOP)
+    across = LogAxis.of([x for points in drawn.values() for x, _ in points], LEFT, RIGHT)
+    up = LogAxis.of([y for points in drawn.values() for _, y in points], BOTTOM, TOP)
     legends = {
         "error": _grown("observed error", measured.growth),
         "noise": _grown("noise floor", measured.noise_growth),
@@ -127,7 +127,7 @@ def _grown(name: str, exponent: float) -> str:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class LogAxis:
     """A logarithmic axis from ``low`` to ``high``, which lie at ``begin`` and ``end`` in the picture."""
 
     low: float
@@ -136,7 +136,7 @@ class _Axis:
     end: float
 
     @classmethod
-    def of(cls, values: list[float], begin: float, end: float) -> _Axis:
+    def of(cls, values: list[float], begin: float, end: float) -> LogAxis:
         """An axis that holds some positive values, with a little room on either side."""
         low, high = log10(min(values)), log10(max(values))
         room = 0.03 * (high - low) or 0.5

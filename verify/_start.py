@@ -1,9 +1,9 @@
 """What another interpreter than the suite's runs as a script, to become a worker.
 
-    PYTHON -P verify/_start.py PLACES DESCRIPTOR PARENT SUBJECT BACKEND
+    PYTHON -P verify/_start.py PLACES DESCRIPTOR PARENT SUBJECT BACKEND VARIANT
 
 PLACES is JSON, the directory of each package of the suite. Only these are found there: what is installed beside them
-is for the suite's own interpreter.
+is for the suite's own interpreter. VARIANT is JSON, the fields of a ``Variant``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ class Packages:
         return PathFinder.find_spec(name, [self._places[name]]) if name in self._places else None
 
 
-def start(places: str, descriptor: str, parent: str, subject: str, backend: str) -> None:
+def start(places: str, descriptor: str, parent: str, subject: str, backend: str, variant: str) -> None:
     """Find the suite, and work for it."""
     sys.meta_path.insert(0, Packages(json.loads(places)))
     from verify._backend import BackendOption
+    from verify._variant import Variant
     from verify._worker import work
 
-    work(int(descriptor), int(parent), subject, BackendOption(backend))
+    work(int(descriptor), int(parent), subject, BackendOption(backend), Variant(**json.loads(variant)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -11,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -271,12 +272,16 @@ def _described(returned: Any) -> str:
     return f"a {type(returned).__name__}{size}"
 
 
-def load_subject(name: str) -> Subject:
+def load_subject(name: str, keywords: Mapping[str, Any] | None = None) -> Subject:
     """Import ``module:callable``; the current directory counts as importable.
+
+    Args:
+        name: of the subject.
+        keywords: that it gets with every call, beside those of the case.
 
     Raises:
         UsageError: if the name has another form, cannot be imported, or is no callable that takes
-            q, k, v, i and f.
+            q, k, v, i and f, and the keywords.
     """
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
@@ -287,7 +292,13 @@ def load_subject(name: str) -> Subject:
         function = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:
         raise UsageError(f"subject {name!r} cannot be imported: {type(error).__name__}: {error}") from error
-    return make_subject(name, function)
+    subject = make_subject(name, function)
+    if not keywords:
+        return subject
+    missing = [keyword for keyword in keywords if not subject.accepts(keyword)]
+    if missing:
+        raise UsageError(f"subject {name!r} has no parameter {', '.join(missing)}.")
+    return replace(subject, function=functools.partial(function, **keywords))
 
 
 def make_subject(name: str, function: Callable[..., Any]) -> Subject:

@@ -22,6 +22,7 @@ from verify._case import Case
 from verify._environment import describe_environment
 from verify._errors import SuiteError, UsageError
 from verify._subject import Signature, Subject, load_subject
+from verify._variant import PLAIN, Variant
 
 _PR_SET_PDEATHSIG = 1
 
@@ -54,7 +55,12 @@ class Canary:
     """Asks a worker whether JAX computes at all: None is a yes, a text says what is wrong."""
 
 
-def work(descriptor: int, parent: int, subject: str, backend: BackendOption) -> None:
+@dataclass(frozen=True)
+class Imported:
+    """Asks a worker for the file of every module that it has imported: a dict by the module's name."""
+
+
+def work(descriptor: int, parent: int, subject: str, backend: BackendOption, variant: Variant = PLAIN) -> None:
     """Answer what comes through the pipe, until it is closed.
 
     Args:
@@ -62,13 +68,14 @@ def work(descriptor: int, parent: int, subject: str, backend: BackendOption) -> 
         parent: the process that this one ends with.
         subject: its name.
         backend: where its kernels run.
+        variant: what is different from a plain run.
     """
     _prepare(parent)
     # Not for the subject's own children: the pipe must be closed when this process is gone.
     os.set_inheritable(descriptor, False)
     channel = Connection(descriptor)
     try:
-        loaded = _load(subject, backend)
+        loaded = _load(subject, backend, variant)
         missing = frozenset(name for name in ("jax", "ml_dtypes") if importlib.util.find_spec(name) is None)
         channel.send(Started(loaded.parameters, describe_environment(), missing))
     except Exception as error:
@@ -82,14 +89,28 @@ def work(descriptor: int, parent: int, subject: str, backend: BackendOption) -> 
         channel.send(_answer(request, loaded))
 
 
-def _load(subject: str, backend: BackendOption) -> Subject:
-    choose_backend(backend)
-    return load_subject(subject)
+def _load(subject: str, backend: BackendOption, variant: Variant) -> Subject:
+    if variant.places:
+        # The suite's own, which the subject's places may have too.
+        import oracles  # noqa: F401
+
+        sys.path[:0] = variant.places
+        # For the processes that the subject starts.
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([*variant.places, *([before] if before else [])])
+    try:
+        choose_backend(backend)
+    except ImportError as error:
+        raise UsageError(f"subject {subject!r} cannot be imported: {type(error).__name__}: {error}") from error
+    return load_subject(subject, variant.keywords)
 
 
 def _answer(request: Any, subject: Subject) -> Any:
     if isinstance(request, Canary):
         return _sing()
+    if isinstance(request, Imported):
+        files = {name: getattr(module, "__dict__", {}).get("__file__") for name, module in list(sys.modules.items())}
+        return {name: file for name, file in files.items() if isinstance(file, str)}
     try:
         return subject.execute(*request)
     except KeyboardInterrupt as interrupt:

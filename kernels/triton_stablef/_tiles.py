@@ -2,13 +2,21 @@
 
 A tile is what one program holds: BLOCK_L tokens by BLOCK_QK columns of the key dimension and BLOCK_HV of the
 value dimension. Blocks are powers of two from 16; a dimension below its block gets the next power of two.
+
+The environment variables MLSTM_KERNELS_NUM_WARPS (a power of two to 32) and MLSTM_KERNELS_NUM_STAGES (1 to 8) are for
+hunting bugs of a compiler: a number there replaces the table's, for all kernels. They are read when a kernel is traced,
+change nothing but how it is compiled for a GPU, and are not for use otherwise.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 MAX_BLOCK_L = 64
+NUM_WARPS, NUM_STAGES = "MLSTM_KERNELS_NUM_WARPS", "MLSTM_KERNELS_NUM_STAGES"
+# Powers of two to 32; more stages than 8 no GPU has shared memory for.
+_ALLOWED = {NUM_WARPS: (1, 2, 4, 8, 16, 32), NUM_STAGES: tuple(range(1, 9))}
 
 
 @dataclass(frozen=True)
@@ -49,14 +57,27 @@ TABLE = {
 
 
 def tiles(kernel: str, dhqk: int, dhhv: int, dtype: str) -> Tiles:
-    """The tiles of a kernel for a shape and a storage dtype, by name."""
+    """The tiles of a kernel for a shape and a storage dtype, by name.
+
+    Raises:
+        ValueError: for an environment variable that is no number of warps, or of stages.
+    """
     entry = next(tile for largest, tile in TABLE[kernel, dtype] if dhqk <= largest)
     return Tiles(
         min(entry.block_qk, power_of_two(dhqk)),
         min(entry.block_hv, power_of_two(dhhv)),
-        entry.num_warps,
-        entry.num_stages,
+        _chosen(NUM_WARPS, entry.num_warps),
+        _chosen(NUM_STAGES, entry.num_stages),
     )
+
+
+def _chosen(variable: str, tuned: int) -> int:
+    text = os.environ.get(variable)
+    if text is None:
+        return tuned
+    if text not in map(str, _ALLOWED[variable]):
+        raise ValueError(f"{variable} is {text!r}; expected one of {', '.join(map(str, _ALLOWED[variable]))}.")
+    return int(text)
 
 
 def block_l(chunk_size: int) -> int:

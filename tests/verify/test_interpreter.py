@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import venv
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.verify.environment import environment
 from verify import Case, Outcome, UsageError, load_subject, run_case
 from verify._backend import BackendOption
 from verify._interpreter import find_interpreter
@@ -44,18 +44,6 @@ def mlstm(q, k, v, i, f, c_initial=None, n_initial=None, m_initial=None, return_
         q[...] = 0.0
     return (h, last) if return_last_states else h
 """
-
-
-def environment(directory, *packages):
-    """The Python of a new virtual environment, whose site-packages hold links to these packages and nothing else."""
-    venv.create(directory, symlinks=True, with_pip=False)
-    (site,) = directory.glob("lib/python*/site-packages")
-    for package in packages:
-        # Wheels keep shared libraries in a directory beside the package.
-        for entry in (Path(package.__file__).parent, Path(package.__file__).parents[1] / f"{package.__name__}.libs"):
-            if entry.exists():
-                (site / entry.name).symlink_to(entry)
-    return directory / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
