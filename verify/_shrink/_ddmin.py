@@ -6,6 +6,7 @@ Engineering 28(2), 2002, figure 4 (ddmin).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ def ddmin(items: Sequence[Item], fails: Callable[[list[Item]], bool], *, empty: 
         return []
     while len(kept) >= 2:
         edges = [len(kept) * part // parts for part in range(parts + 1)]
-        spans = list(zip(edges, edges[1:], strict=False))
+        spans = list(itertools.pairwise(edges))
         subsets = [(kept[first:stop], 2) for first, stop in spans]
         complements = [(kept[:first] + kept[stop:], max(parts - 1, 2)) for first, stop in spans]
         # In two parts each is the other's complement.

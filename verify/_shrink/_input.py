@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FunctionType
+from typing import Any
 
 import numpy as np
 
@@ -56,17 +57,18 @@ class Input:
 
     def take(self, axis: str, kept: Sequence[int]) -> Input:
         """What lies at these indices of an axis, in this order."""
-        case = replace(self.case, **{axis: len(kept)})
+        sizes: dict[str, Any] = {axis: len(kept)}
+        case = replace(self.case, **sizes)
         return replace(self, case=case, problem=replace(
             self.problem,
             arrays=_taken(self.problem.arrays, axis, kept),
             cotangents=_taken(self.problem.cotangents, axis, kept),
         ))  # fmt: skip
 
-    def constants(self, **constants: float) -> Input:
+    def constants(self, **constants: Any) -> Input:
         """The same with other constants: norm_val or eps."""
         contract = replace(self.problem.contract, **constants)
-        return Input(replace(self.case, **constants), replace(self.problem, contract=contract))  # type: ignore[arg-type]
+        return Input(replace(self.case, **constants), replace(self.problem, contract=contract))
 
     def chunks(self, chunk_size: int) -> Input:
         """The same in chunks of another size."""
