@@ -20,7 +20,7 @@ from verify._case import Case
 from verify._isolation import IsolatedSubject
 from verify._reference import compute_reference
 from verify._runner import or_fail
-from verify._search._space import Space, cases_of, simpler
+from verify._search._space import WAYS, Space, cases_of, simpler
 from verify._shrink._failure import Failure
 from verify._subject import Subject
 from verify._verdict import Verdict, judge
@@ -145,19 +145,17 @@ class Hunt:
         """
         failure = Failure.of(found.verdict)
 
-        def will_do(probe: Probe | None) -> bool:
-            if probe is None or not found.verdict.outcome.failed:
-                return probe is not None and probe.excess >= found.excess
+        def will_do(probe: Probe) -> bool:
+            if not found.verdict.outcome.failed:
+                return probe.excess >= found.excess
             return failure.is_again(probe.verdict) and probe.excess >= sqrt(found.excess)
 
-        simplest, changed = found, True
-        while changed:
-            changed = False
-            for case in simpler(simplest.case):
-                probe = self.probe(case)
-                if probe is not None and will_do(probe):
-                    simplest, changed = probe, True
-                    break
+        simplest, before = found, None
+        while before is not simplest:
+            before = simplest
+            for way in WAYS:
+                probes = map(self.probe, simpler(simplest.case, way))
+                simplest = next((probe for probe in probes if probe is not None and will_do(probe)), simplest)
         return simplest
 
 

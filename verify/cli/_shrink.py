@@ -167,16 +167,14 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
 
 
 def _print(console: Console, start: Found, reduction: Reduction) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "of the case", "smallest", "the subject takes no less"):
-        table.add_column(column)
+    told = ("the subject does not take",) if reduction.refusals else ()
+    table = Table("", "of the case", "smallest", *told, box=None, pad_edge=False)
     was, now = start.input.case, reduction.smallest.input.case
     for axis in (*AXES, "chunk_size"):
         refused = [size for name, size in reduction.refusals if name == axis and size < getattr(now, axis)]
-        why = reduction.refusals[axis, max(refused)] if refused else ""
-        told = f"{max(refused)}: {why}" if refused else ""
-        table.add_row(_CALLED[axis], str(getattr(was, axis)), str(getattr(now, axis)), told)
-    table.add_row("numbers", str(start.input.elements), str(reduction.smallest.input.elements), "")
+        why = [f"{max(refused)}: {reduction.refusals[axis, max(refused)]}"] if refused else []
+        table.add_row(_CALLED[axis], str(getattr(was, axis)), str(getattr(now, axis)), *why)
+    table.add_row("numbers", str(start.input.elements), str(reduction.smallest.input.elements))
     console.print(table)
     for name, verdict in (("of the case", start.verdict), ("smallest", reduction.smallest.verdict)):
         console.print(f"{name}: {verdict.outcome.value}: {verdict.reason.partition(chr(10))[0]}")
