@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.subjects import float32
 from tests.subjects.deadly import overwrite
 from tests.subjects.planted import PLANTED
-from tests.subjects.wrong import float64_result, one_token_less
+from tests.subjects.wrong import float64_result, one_token_less, returns_nothing
 from verify import Case, compute_reference, judge
 from verify._shrink._ddmin import ddmin
 from verify._shrink._failure import Failure
@@ -24,7 +24,7 @@ from verify._shrink._input import AXES, Input, place_of
 from verify._shrink._reduction import Found, Reduction
 from verify._shrink._reproducer import ARRAYS, MOST_LINES, PROGRAM, TEST, Origin, render
 from verify._subject import make_subject
-from verify._verdict import Outcome
+from verify._verdict import Outcome, Verdict
 from verify.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,6 +218,28 @@ def test_failures_without_measurements(tmp_path, monkeypatch, function, outcome,
     else:
         assert exit_code(monkeypatch, tmp_path, function) == 1
     assert exit_code(monkeypatch, tmp_path, float32.chunkwise) == 0
+
+
+def test_what_returns_no_numbers_is_told_from_what_does(tmp_path, monkeypatch):
+    subject, reduction = reduced(returns_nothing, replace(LARGE, cotangents="none"))
+    written(tmp_path, subject, reduction)
+    assert exit_code(monkeypatch, tmp_path, returns_nothing) == 1
+    assert exit_code(monkeypatch, tmp_path, float32.chunkwise) == 0
+    with pytest.raises(AssertionError, match="no array of numbers"):
+        run_test(monkeypatch, tmp_path, returns_nothing)
+
+
+def test_a_death_is_shown_by_a_process_of_its_own(tmp_path):
+    verdict = Verdict(Outcome.CRASH, "its worker died of SIGABRT")
+    given = Input.of(Case(length=2, dhqk=1, dhhv=1))
+    subject = make_subject("dies:mlstm", lambda q, k, v, i, f: None)
+    origin = Origin("dies:mlstm", subject, given.case.id, has_jax=False)
+    files = render(Found(given, verdict, None), Failure.of(verdict), origin)
+    (tmp_path / PROGRAM).write_bytes(files[PROGRAM])
+    for body, code in (("import os; os.abort()", 1), ("return v", 0)):
+        (tmp_path / "dies.py").write_text(f"def mlstm(q, k, v, i, f):\n    {body}\n")
+        done = subprocess.run([sys.executable, PROGRAM], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
 
 
 def test_another_failure_is_not_the_same():

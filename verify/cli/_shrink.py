@@ -152,7 +152,11 @@ def _has_jax(subject: Subject | IsolatedSubject) -> bool:
 
 
 def _environment(backend: BackendOption) -> dict[str, str]:
-    return {} if backend is BackendOption.auto else {"MLSTM_KERNELS_BACKEND": backend.value}
+    """What ``choose_backend`` sets for this project's kernels."""
+    if backend is BackendOption.auto:
+        return {}
+    cpu = {"JAX_PLATFORMS": "cpu"} if backend is BackendOption.interpret else {}
+    return {"MLSTM_KERNELS_BACKEND": backend.value, **cpu}
 
 
 def _write(out: Path, files: dict[str, bytes]) -> None:
@@ -185,8 +189,10 @@ def _print(console: Console, start: Found, reduction: Reduction) -> None:
 def _check_program(program: Path, python: Path | None, seconds: float) -> None:
     """Run the program as its reader will; SuiteError unless it ends with exit code 1."""
     command = [str(python or sys.executable), str(program)]
-    # What this process imports, the reader's does.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    environment = dict(os.environ)
+    if python is None:
+        # What this process imports, the reader's does.
+        environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
     with contextlib.suppress(subprocess.TimeoutExpired):
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds, check=False)
         if done.returncode == 1:
