@@ -76,6 +76,8 @@ class Reduction:
         self.refusals: dict[tuple[str, int], str] = {}
         self._subject, self._notice = subject, notice
         self._tried: set[str] = {found.input.digest}
+        # The last input that the subject took, though it did not fail as before.
+        self._accepted = found.input
 
     def run(self) -> None:
         """Until nothing gets smaller, or the evaluations are used up."""
@@ -99,7 +101,10 @@ class Reduction:
         self.evaluations += 1
         verdict, reference = self._judge(candidate)
         if verdict is None or not self.failure.is_again(verdict):
-            self._learn(candidate, verdict)
+            if verdict is not None and verdict.outcome in _REFUSALS:
+                self._learn(candidate, verdict.reason.partition("\n")[0])
+            else:
+                self._accepted = candidate
             return False
         self.smallest = Found(candidate, verdict, reference)
         self._notice(self)
@@ -120,14 +125,14 @@ class Reduction:
                 # 0 / 0 in the definition itself, for example.
                 return None, None
 
-    def _learn(self, candidate: Input, verdict: Verdict | None) -> None:
-        # One size alone differs from what the subject takes, and it does not take it.
-        if verdict is None or verdict.outcome not in _REFUSALS or self.failure.outcome in _REFUSALS:
-            return
-        was, now = self.smallest.input.case, candidate.case
-        different = [name for name in (*AXES, "chunk_size") if getattr(was, name) != getattr(now, name)]
-        if len(different) == 1:
-            self.refusals[different[0], getattr(now, different[0])] = verdict.reason.partition("\n")[0]
+    def _learn(self, candidate: Input, reason: str) -> None:
+        # Where one size alone differs from what the subject took, it is this size that it does not take.
+        for taken in (self.smallest.input, self._accepted):
+            different = [
+                name for name in (*AXES, "chunk_size") if getattr(taken.case, name) != getattr(candidate.case, name)
+            ]
+            if len(different) == 1 and self.failure.outcome not in _REFUSALS:
+                self.refusals[different[0], getattr(candidate.case, different[0])] = reason
 
     def _windows(self) -> None:
         """The fewest consecutive tokens, of the worst batch and head or of all, in chunks as they are or smaller."""
