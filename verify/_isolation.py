@@ -149,25 +149,27 @@ class IsolatedSubject:
             return {}
         return files
 
-    def execute(self, case: Case) -> Execution:
-        """Run the case. One whose worker died by itself is run again, alone in a fresh worker, before it is blamed.
+    def execute(self, case: Case, problem: Problem | None = None) -> Execution:
+        """Run the case, whose problem is drawn unless given.
+
+        One whose worker died by itself is run again, alone in a fresh worker, before it is blamed.
 
         Raises:
             SuiteError: if a fresh worker cannot start or compute.
         """
-        execution = self._try(case)
+        # Drawn here: another interpreter's NumPy may draw other numbers.
+        problem = problem or make_problem(case)
+        execution = self._try(case, problem)
         how = self._worker.death
         if how is None:
             return execution
-        return replace(self._try(case), note=f"tried once more alone, as its first worker {how}")
+        return replace(self._try(case, problem), note=f"tried once more alone, as its first worker {how}")
 
-    def _try(self, case: Case) -> Execution:
+    def _try(self, case: Case, problem: Problem) -> Execution:
         known = self.started
         if self._worker.gone or (self._alone and self._used):
             self._replace_worker(known)
         self._used = True
-        # Drawn here: another interpreter's NumPy may draw other numbers.
-        problem = make_problem(case)
         start = time.perf_counter()
         try:
             answer = self._worker.ask((case, problem), self._limits.seconds)

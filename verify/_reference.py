@@ -99,17 +99,19 @@ def compute_reference(
     *,
     precision: str | None = None,
     replicates: int = REPLICATES,
+    problem: Problem | None = None,
 ) -> Reference:
-    """The reference of a case, on the case's own inputs and cotangents.
+    """The reference of a case.
 
     Args:
         case: what it is of.
         normalizer_grad: detached holds the normalizer constant.
         precision: of the bounds and the noise; None: the case's dtype.
         replicates: of the noise; 0 leaves it out.
+        problem: other arrays than those that the case draws, of its sizes and dtypes.
     """
     units = Precision.of(precision or case.dtype)
-    problem, rows = make_problem(case), probe_rows(case)
+    problem, rows = problem or make_problem(case), probe_rows(case)
     kept = None if len(rows) == case.length else rows
     evaluate = _Evaluation(case, problem, normalizer_grad, kept)
     exact = evaluate.by_chunks(RunningError(Precision.of("float64"), depth=case.chunk_size))

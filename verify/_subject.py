@@ -41,7 +41,7 @@ KNOWN_SUBJECTS = {
 # What the seed's function does when an option is not given.
 _DEFAULTS: dict[str, Any] = {"eps": 1e-6, "stabilize_correctly": True, "norm_val": 1.0}
 # The outputs beside h, by the option that asks for them; the second is this project's own.
-_RETURNS = {"return_last_states": ("C_last", "n_last", "m_last"), "return_normalizer": ("n", "m")}
+RETURNS = {"return_last_states": ("C_last", "n_last", "m_last"), "return_normalizer": ("n", "m")}
 _INITIAL = ("c_initial", "n_initial", "m_initial")
 
 
@@ -102,6 +102,16 @@ class Signature:
             return "its signature has no return_last_states, and the case differentiates the last state"
         return None
 
+    def options(self, case: Case) -> dict[str, Any]:
+        """The keywords beside the arrays that the subject is called with; ``autocast_kernel_dtype`` by its name."""
+        options: dict[str, Any] = {name: getattr(case, name) for name in (*_DEFAULTS, "chunk_size")}
+        options["autocast_kernel_dtype"] = case.dtype
+        wanted = dict.fromkeys(RETURNS, True)
+        if self.parameters is None:
+            # Behind **kwargs stands the seed's signature, which has no return_normalizer.
+            del wanted["return_normalizer"]
+        return {name: value for name, value in (options | wanted).items() if self.accepts(name)}
+
     def adapt(self, case: Case) -> Case:
         """The case, with a cotangent of h alone where the subject returns no last state to differentiate."""
         if case.cotangents == "all" and not self.accepts("return_last_states"):
@@ -149,15 +159,10 @@ class Subject(Signature):
             TypeError: if it does not return what it was asked for.
             ChangedInputsError: if it wrote to what it was given.
         """
-        options: dict[str, Any] = {name: getattr(case, name) for name in (*_DEFAULTS, "chunk_size")}
-        numbers = _array_module()
-        options["autocast_kernel_dtype"] = getattr(numbers, case.dtype, NUMPY_DTYPES[case.dtype].type)
-        wanted = [name for name in _RETURNS if self.accepts(name)]
-        if self.parameters is None:
-            # Behind **kwargs stands the seed's signature, which has no return_normalizer.
-            wanted.remove("return_normalizer")
-        options.update(dict.fromkeys(wanted, True))
-        options = {name: value for name, value in options.items() if self.accepts(name)}
+        options, numbers = self.options(case), _array_module()
+        if "autocast_kernel_dtype" in options:
+            options["autocast_kernel_dtype"] = getattr(numbers, case.dtype, NUMPY_DTYPES[case.dtype].type)
+        wanted = [name for name in RETURNS if name in options]
         arrays = {name: numbers.asarray(array) for name, array in problem.arrays.items()}
         if not problem.cotangents:
             with _unchanged(arrays):
@@ -250,7 +255,7 @@ def _by_name(returned: Any, wanted: list[str]) -> dict[str, np.ndarray]:
         raise TypeError(f"returned {len(parts)} parts; expected h and one part for each of {', '.join(wanted)}.")
     named = {"h": parts[0]}
     for option, part in zip(wanted, parts[1:], strict=True):
-        names = _RETURNS[option]
+        names = RETURNS[option]
         if not isinstance(part, tuple | list) or len(part) != len(names):
             raise TypeError(f"returned {_described(part)} for {option}; expected a tuple of {', '.join(names)}.")
         named.update(zip(names, part, strict=True))

@@ -2,7 +2,8 @@
 
 A tier is made by rules, not a Cartesian product: every regime in both modes at one shape, then a covering array, in
 which every two levels of different factors meet (three in the full tier), then what an array cannot express, each
-with its reason. A soak draws cases until it is told to stop. What a tier leaves out is written beside it.
+with its reason; then the corpus of what searches found. A soak draws cases until it is told to stop. What a tier leaves
+out is written beside it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from verify._case import COTANGENTS, DTYPES, Case
+from verify._corpus import read_corpus
 from verify._covering import Factors, covering_array
 from verify._digits import three_digits
 from verify._regimes import REGIMES, regime_tokens
@@ -40,9 +42,11 @@ class Tier:
     endless: bool = False
 
     def draw(self, seed: int = 0) -> Iterator[Case]:
-        """The cases with that seed, each once. The cases of an endless tier have seeds of their own."""
-        relations = () if self.endless else relation_cases(self.name)
-        return each_once(itertools.chain(self.make(seed), (replace(case, seed=seed) for case in relations)))
+        """The cases with that seed, each once. Those of an endless tier, and of the corpus, have seeds of their own."""
+        if self.endless:
+            return each_once(self.make(seed))
+        relations = (replace(case, seed=seed) for case in relation_cases(self.name))
+        return each_once(itertools.chain(self.make(seed), relations, read_corpus()))
 
     def cases(self, seed: int = 0) -> list[Case]:
         """All cases of a tier that has an end."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from verify._calibration import RATE, STATISTICS, thresholds
+from verify._corpus import CORPUS, read_corpus
 from verify._regimes import REGIMES
 from verify._relations import RELATIONS
 from verify._subject import DEFAULT_SUBJECT, KNOWN_SUBJECTS
@@ -48,6 +49,8 @@ def cases(
     count = f"The first {len(selected)} of an endless number of" if is_endless(tier) else len(selected)
     stderr.print(f"{count} cases. Tier {tier}: {TIERS[tier].covers}.")
     stderr.print(f"It leaves out: {TIERS[tier].leaves_out}.")
+    if found := set(read_corpus()).intersection(selected):
+        stderr.print(f"{len(found)} of them were found by searches: {CORPUS}.", soft_wrap=True)
 
 
 @list_app.command()

@@ -1,0 +1,1 @@
+"""The hunt for the case on which a subject is furthest off."""
