@@ -62,6 +62,7 @@ class Execution:
         seconds: wall-clock time, compilation included.
         note: what else a reader of the verdict must know.
         found: the verdict of a relation, which needs no reference.
+        stages: what it computed on the way, as its function ``stages`` returned it, if that was asked for.
     """
 
     outputs: dict[str, np.ndarray]
@@ -69,6 +70,7 @@ class Execution:
     seconds: float
     note: str = ""
     found: Verdict | None = None
+    stages: dict[str, Any] | None = None
 
 
 class Signature:
@@ -122,8 +124,13 @@ class Subject(Signature):
     function: Callable[..., Any]
     parameters: frozenset[str] | None
 
-    def execute(self, case: Case, problem: Problem | None = None) -> Execution:
-        """Run the case, whose problem is drawn unless given; an error that the subject raises is its failure."""
+    def execute(self, case: Case, problem: Problem | None = None, *, stages: bool = False) -> Execution:
+        """Run the case, whose problem is drawn unless given; an error that the subject raises is its failure.
+
+        Args:
+            case, problem: what to run.
+            stages: whether the stages are wanted, too, of a subject that exposes them.
+        """
         problem = problem or make_problem(case)
         start = time.perf_counter()
         try:
@@ -131,9 +138,10 @@ class Subject(Signature):
                 found = check_relation(case, problem, lambda given: self.call(given.case, given))
                 return Execution({}, None, time.perf_counter() - start, found=found)
             outputs = self.call(case, problem)
+            exposed = self.call_stages(case, problem) if stages else None
         except Exception as error:
             return Execution({}, _failure(error), time.perf_counter() - start)
-        return Execution(outputs, None, time.perf_counter() - start)
+        return Execution(outputs, None, time.perf_counter() - start, stages=exposed)
 
     def call(self, case: Case, problem: Problem | Given) -> dict[str, np.ndarray]:
         """Run the subject, and differentiate it if the case has cotangents. It gets JAX arrays where there is JAX.
@@ -148,16 +156,14 @@ class Subject(Signature):
             TypeError: if it does not return what it was asked for.
             ChangedInputsError: if it wrote to what it was given.
         """
-        options: dict[str, Any] = {name: getattr(case, name) for name in (*_DEFAULTS, "chunk_size")}
-        numbers = _array_module()
-        options["autocast_kernel_dtype"] = getattr(numbers, case.dtype, NUMPY_DTYPES[case.dtype].type)
+        options = _options(case)
         wanted = [name for name in _RETURNS if self.accepts(name)]
         if self.parameters is None:
             # Behind **kwargs stands the seed's signature, which has no return_normalizer.
             wanted.remove("return_normalizer")
         options.update(dict.fromkeys(wanted, True))
         options = {name: value for name, value in options.items() if self.accepts(name)}
-        arrays = {name: numbers.asarray(array) for name, array in problem.arrays.items()}
+        arrays = _as_given(problem.arrays)
         if not problem.cotangents:
             with _unchanged(arrays):
                 return _by_name(self.function(**arrays, **options), wanted)
@@ -178,6 +184,35 @@ class Subject(Signature):
         with _unchanged(given), _vjp_errors():
             (gradients,) = jax.block_until_ready(pull_back(jax.tree.unflatten(structure, cotangents)))
         return outputs | {GRADIENT_OF[name]: np.asarray(gradient) for name, gradient in gradients.items()}
+
+
+    def call_stages(self, case: Case, problem: Problem) -> dict[str, Any] | None:
+        """What the subject computes on the way (docs/bisecting.md); None if it does not expose it.
+
+        Raises:
+            TypeError: if it returns something else than a mapping with arrays.
+        """
+        function = getattr(self.function, "stages", None)
+        if function is None:
+            return None
+        accepted = Subject(self.name, function, _parameters(function))
+        options = {name: value for name, value in _options(case).items() if accepted.accepts(name)}
+        cotangents = _as_given(problem.cotangents) if problem.cotangents else None
+        returned = function(**_as_given(problem.arrays), cotangents=cotangents, **options)
+        if not isinstance(returned, dict) or not isinstance(returned.get("arrays"), dict):
+            raise TypeError(f"its stages are {_described(returned)}; expected a dict with arrays, a dict.")
+        return returned | {"arrays": {name: _array(name, array) for name, array in returned["arrays"].items()}}
+
+
+def _options(case: Case) -> dict[str, Any]:
+    """The constants of a case as a subject gets them, if its signature has them."""
+    options: dict[str, Any] = {name: getattr(case, name) for name in (*_DEFAULTS, "chunk_size")}
+    return options | {"autocast_kernel_dtype": getattr(_array_module(), case.dtype, NUMPY_DTYPES[case.dtype].type)}
+
+
+def _as_given(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    numbers = _array_module()
+    return {name: numbers.asarray(array) for name, array in arrays.items()}
 
 
 def _array_module() -> ModuleType:

@@ -91,7 +91,8 @@ def _answer(request: Any, subject: Subject) -> Any:
     if isinstance(request, Canary):
         return _sing()
     try:
-        return subject.execute(*request)
+        case, problem, stages = request
+        return subject.execute(case, problem, stages=stages)
     except KeyboardInterrupt as interrupt:
         return interrupt
 
