@@ -21,6 +21,7 @@ from verify.cli._merge import merge
 from verify.cli._references import references
 from verify.cli._report import report
 from verify.cli._run import run
+from verify.cli._trace import trace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command()(run)
@@ -29,6 +30,7 @@ app.command()(merge)
 app.command()(export)
 app.command()(report)
 app.command()(drift)
+app.command()(trace)
 app.command("calibrate")(calibrate_command)
 app.add_typer(list_app, name="list")
 app.add_typer(baseline_app, name="baseline")
