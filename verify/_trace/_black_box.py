@@ -193,15 +193,19 @@ class BlackBox:
         whole = self.problem.cotangents[name]
         index = (slice(None), slice(None), rows) if name == "h" else (slice(None),)
         cotangents[name][index] = whole[index]
-        return any(one.is_out and one.stage.backward for one in self._run(self.case, self.problem.arrays, cotangents))
+        # Many are asked, and the noise floor costs most: the bound decides.
+        judged = self._run(self.case, self.problem.arrays, cotangents, replicates=0)
+        return any(one.is_out and one.stage.backward for one in judged)
 
-    def _run(self, case: Case, arrays: dict[str, np.ndarray], cotangents: dict[str, np.ndarray]) -> list[Judged]:
+    def _run(
+        self, case: Case, arrays: dict[str, np.ndarray], cotangents: dict[str, np.ndarray], **options: Any
+    ) -> list[Judged]:
         problem = Problem(arrays, self.problem.contract, cotangents)
         execution = self.subject.execute(case, problem)
         if execution.failure is not None:
             told = execution.failure.reason.partition("\n")[0]
             raise ProbeError(f"of {case.length} tokens: {execution.failure.outcome.value}: {told}")
-        return judge_outputs(case, problem, execution.outputs)
+        return judge_outputs(case, problem, execution.outputs, **options)
 
     def _bisect(self, ends: list[int], is_wrong: Callable[[int], Any]) -> tuple[int, int]:
         """Neighbours of a list whose first is right and whose last is wrong: (the right one, the wrong one)."""
@@ -222,7 +226,7 @@ def _as_stages(outputs: dict[str, np.ndarray], chunk_size: int) -> Stages:
     return Stages.of("", {"arrays": outputs, "chunk_size": chunk_size})
 
 
-def judge_outputs(case: Case, problem: Problem, outputs: dict[str, np.ndarray]) -> list[Judged]:
-    """What a subject returned, as stages."""
+def judge_outputs(case: Case, problem: Problem, outputs: dict[str, np.ndarray], **options: Any) -> list[Judged]:
+    """What a subject returned, as stages; options as of ``stage_reference``."""
     task = task_of(case, problem, case.chunk_size, case.chunk_size)
-    return judge_stages(_as_stages(outputs, case.chunk_size), *stage_reference(case, problem, task))
+    return judge_stages(_as_stages(outputs, case.chunk_size), *stage_reference(case, problem, task, **options))

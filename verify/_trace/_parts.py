@@ -21,22 +21,20 @@ from verify._trace._walk import Task, walk_segments
 
 
 @dataclass(frozen=True)
-class Part:
-    """What the error of one row or state is, along a part of it.
+class Parts:
+    """What the error of one row or state is, in terms of the parts of it.
 
     Attributes:
-        name: of the part.
-        factor: error = factor times the part, by least squares: -1 where the part is missing.
-        share: of the squared error that this explains, 0 to 1.
+        factors: error = the sum of factor times part, by least squares: -1 where a part is missing.
+        explained: how much of the squared error that is, 0 to 1.
     """
 
-    name: str
-    factor: float
-    share: float
+    factors: dict[str, float]
+    explained: float
 
 
-def parts_of_error(judged: Judged, place: Place, stages: Stages, task: Task) -> list[Part]:
-    """By part, of the row or the state at a place; empty for a stage without parts, or an error that is not finite."""
+def parts_of_error(judged: Judged, place: Place, stages: Stages, task: Task) -> Parts | None:
+    """Of the row or the state at a place; None of a stage without parts, or of an error that is not finite."""
     lead = place.index["batch"], place.index["head"]
     if place.stage in ("numerator", "h"):
         parts, along = _of_row(place, stages, task), (*lead, place.index["step"])
@@ -45,21 +43,26 @@ def parts_of_error(judged: Judged, place: Place, stages: Stages, task: Task) -> 
     elif place.stage in ("dC_leaving", "dn_leaving") and place.step + 1 < task.length:
         parts, along = _of_gradient(judged, place, stages, task), (*lead, place.index["block"])
     else:
-        return []
+        return None
     if place.stage in ("C_entering", "dC_leaving"):
         parts = {name: part[..., :-1] for name, part in parts.items()}
     elif place.stage in ("n_entering", "dn_leaving"):
         parts = {name: part[..., -1] for name, part in parts.items()}
     error = judged.got[along] - judged.wanted[along]
-    return [_along(name, error, part[lead]) for name, part in parts.items()] if np.isfinite(error).all() else []
+    return _fitted(error.ravel(), {name: part[lead].ravel() for name, part in parts.items()})
 
 
-def _along(name: str, error: np.ndarray, part: np.ndarray) -> Part:
-    size, whole = float(np.sum(part**2)), float(np.sum(error**2))
-    if not (size > 0.0 and whole > 0.0 and np.isfinite(size + whole)):
-        return Part(name, 0.0, 0.0)
-    factor = float(np.sum(error * part)) / size
-    return Part(name, factor, factor**2 * size / whole)
+def _fitted(error: np.ndarray, parts: dict[str, np.ndarray]) -> Parts | None:
+    whole = float(np.sum(error**2))
+    columns = np.stack(list(parts.values()), -1)
+    if not (np.isfinite(whole) and np.isfinite(columns).all() and whole > 0.0):
+        return None
+    # Of one length each: a small part is a part.
+    lengths = np.sqrt(np.sum(columns**2, axis=0))
+    lengths[lengths == 0.0] = 1.0
+    factors = np.linalg.lstsq(columns / lengths, error, rcond=None)[0] / lengths
+    left = float(np.sum((error - columns @ factors) ** 2))
+    return Parts(dict(zip(parts, factors.tolist(), strict=True)), 1.0 - left / whole)
 
 
 def _segment(number: int, size: int, task: Task) -> Segment:

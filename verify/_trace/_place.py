@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from oracles import Precision
 from verify._calibration import thresholds
 from verify._errors import UsageError
 from verify._measurement import Measurement, brought_to, measure_elements, measure_one
@@ -123,7 +124,7 @@ def judge_stages(stages: Stages, reference: Reference, frames: dict[str, np.ndar
         UsageError: if an array has another shape than its stage.
     """
     _check_shapes(stages, reference, frames)
-    framed = _in_frames(stages, frames, reference.values["m_last"])
+    framed, reference = _in_frames(stages, frames, reference)
     return [_judge(stage, framed[stage.name], reference, stages) for stage in STAGES if stage.name in framed]
 
 
@@ -149,14 +150,33 @@ def _check_shapes(stages: Stages, reference: Reference, frames: dict[str, np.nda
             raise UsageError(f"stage {name} has shape {array.shape}; expected {wanted[name]}.")
 
 
-def _in_frames(stages: Stages, frames: dict[str, np.ndarray], m_last: np.ndarray) -> dict[str, np.ndarray]:
-    """In float64 and relative to the oracle's m', whatever m' the subject has chosen."""
+def _in_frames(
+    stages: Stages, frames: dict[str, np.ndarray], reference: Reference
+) -> tuple[dict[str, np.ndarray], Reference]:
+    """In float64 and relative to the oracle's m', whatever m' the subject has chosen; and the reference of that.
+
+    A subject that has another m' has had its own exp and product to get there, whose rounding it is allowed.
+    """
     exact = {name: array.astype(np.float64) for name, array in stages.arrays.items()}
     shifts = _Shifts(exact, frames, stages)
+    bounds, noise, unit = dict(reference.bounds), dict(reference.noise), Precision.of("float32").gates
     with np.errstate(invalid="ignore", over="ignore"):
         if {"C_last", "n_last", "m_last"} <= set(exact):
-            exact = brought_to(exact, m_last)
-        return {name: shifts.bring(name, array) for name, array in exact.items() if name not in FRAMES}
+            exact = brought_to(exact, reference.values["m_last"])
+        for name in set(exact) - set(FRAMES):
+            shift = shifts.of(name, exact[name])
+            if shift is None:
+                continue
+            exact[name] = np.where(exact[name] == 0.0, 0.0, exact[name] * np.exp(shift))
+            size = np.where((shift != 0.0) & np.isfinite(shift), np.abs(reference.values[name]), 0.0)
+            magnitude = np.where(np.isfinite(shift), np.abs(shift), 0.0)
+            # As RunningError and MonteCarlo charge an exp, and a product.
+            bounds[name] = bounds[name] + unit * (5.0 + 2.0 * magnitude) * size
+            if name in noise:
+                off = unit * (2.0 + magnitude) * size
+                noise[name] = np.hypot(noise[name], np.sqrt(np.mean(off**2, axis=-1, keepdims=True)))
+    framed = {name: array for name, array in exact.items() if name not in FRAMES}
+    return framed, replace(reference, bounds=bounds, noise=noise)
 
 
 class _Shifts:
@@ -170,13 +190,10 @@ class _Shifts:
                 for name, m in (("inner", "m"), ("inner_entering", "m_entering"))
             )
 
-    def bring(self, name: str, array: np.ndarray) -> np.ndarray:
-        """The array times a power of e, 0 staying 0."""
+    def of(self, name: str, array: np.ndarray) -> np.ndarray | None:
+        """What must be added to the exponents of an array, with as many axes; None for nothing."""
         shift = self._shift(name, array)
-        if shift is None:
-            return array
-        factor = np.exp(shift).reshape(shift.shape + (1,) * (array.ndim - shift.ndim))
-        return np.where(array == 0.0, 0.0, array * factor)
+        return None if shift is None else shift.reshape(shift.shape + (1,) * (array.ndim - shift.ndim))
 
     def _shift(self, name: str, array: np.ndarray) -> np.ndarray | None:
         if name in _OF_ENTERING and self.entering is not None:

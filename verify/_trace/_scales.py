@@ -51,10 +51,13 @@ def task_of(case: Case, problem: Problem, chunk_size: int, block_size: int) -> T
     return Task(problem.inputs, problem.contract, cotangents, chunk_size, block_size)
 
 
-def stage_reference(case: Case, problem: Problem, task: Task) -> tuple[Reference, dict[str, np.ndarray]]:
+def stage_reference(
+    case: Case, problem: Problem, task: Task, replicates: int = REPLICATES
+) -> tuple[Reference, dict[str, np.ndarray]]:
     """The reference of every stage, and the frames that its values are relative to.
 
-    Only stages with calibrated thresholds have a noise floor; its last axis is 1 where the stage has channels.
+    Only stages with calibrated thresholds have a noise floor; its last axis is 1 where the stage has channels. Without
+    replicates none has.
     """
     units = Precision.of(case.dtype)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -67,7 +70,7 @@ def stage_reference(case: Case, problem: Problem, task: Task) -> tuple[Reference
     bounds = {name: rounded[name].e + errors[name] for name in values}
     for name in set(_OPERANDS) & set(values):
         bounds[name] = bounds[name] + units.operand * np.abs(values[name])
-    noise = _noise(case, task, units, values)
+    noise = _noise(case, task, units, values, replicates) if replicates else {}
     _convert(values, bounds, noise)
     for name, stage in BY_NAME.items():
         if stage.backward and name in bounds:
@@ -78,10 +81,12 @@ def stage_reference(case: Case, problem: Problem, task: Task) -> tuple[Reference
     return Reference(values, _rounded_up(bounds), unknown, _rounded_up(errors), noise), frames
 
 
-def _noise(case: Case, task: Task, units: Precision, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _noise(
+    case: Case, task: Task, units: Precision, values: dict[str, np.ndarray], replicates: int
+) -> dict[str, np.ndarray]:
     floors: dict[str, np.ndarray] = {}
     for order in (by_chunks, by_tokens):
-        arithmetic = MonteCarlo(units, REPLICATES, zlib.crc32(case.id.encode()), nearest=True)
+        arithmetic = MonteCarlo(units, replicates, zlib.crc32(case.id.encode()), nearest=True)
         with np.errstate(invalid="ignore", over="ignore"):
             numbers = order(arithmetic, task)
         for name, value in values.items():
@@ -95,7 +100,10 @@ def _noise(case: Case, task: Task, units: Precision, values: dict[str, np.ndarra
             floor = np.where(floor > 0.0, np.hypot(floor, FLOAT32_TINY), floor)
             floors[name] = np.maximum(floor, floors.get(name, 0.0))
     # What the measurement knows as an output with channels, it gives the axis itself.
-    return {name: floor[..., None] if _has_channels(name) and name not in CHANNELS else floor for name, floor in floors.items()}
+    return {
+        name: floor[..., None] if _has_channels(name) and name not in CHANNELS else floor
+        for name, floor in floors.items()
+    }
 
 
 def _has_channels(name: str) -> bool:
@@ -105,7 +113,7 @@ def _has_channels(name: str) -> bool:
 def _convert(values: dict[str, np.ndarray], bounds: dict[str, np.ndarray], noise: dict[str, np.ndarray]) -> None:
     """Allow for a change of base of m, as where a subject returns it."""
     names = ("m", "m_last", "m_entering", "C_last", "n_last")
-    parts = [{name: part[name] for name in names} for part in (values, bounds, noise)]
+    parts = [{name: part[name] for name in names if name in part} for part in (values, bounds, noise)]
     _allow_conversion_of_m(*parts)
     bounds.update(parts[1])
     noise.update(parts[2])

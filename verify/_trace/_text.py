@@ -11,6 +11,7 @@ from rich.text import Text
 
 from verify._report import CHECKS
 from verify._run import plain
+from verify._trace._parts import Parts
 from verify._trace._place import Judged, Place
 from verify._trace._stages import BY_NAME
 from verify._trace._tracing import Trace
@@ -43,8 +44,8 @@ def _print_place(console: Console, trace: Trace, first: Place) -> None:
     console.print(f"  is {first.got:.9g}, wanted {first.wanted:.9g}: {_scales(first)}")
     if trace.program is not None:
         console.print(f"  {_program(trace.program)}")
-    for part in trace.parts:
-        console.print(f"  error = {part.factor:.3g} x {part.name}: explains {100 * part.share:.3g} % of it")
+    if trace.parts is not None:
+        console.print(f"  {_parts(trace.parts)}")
     console.print(f"  out there: {_spread(trace.spread)}")
     for probe in trace.probes:
         console.print(f"  probe: {probe}")
@@ -70,6 +71,11 @@ def _program(program: dict[str, Any]) -> str:
         return str(program["kernel"])
     axes = ", ".join(f"{name} {'any' if index is None else index}" for name, index in program["axes"].items())
     return f"kernel {program['kernel']}, program {program['pid']} of {program['programs']}: {axes}"
+
+
+def _parts(parts: Parts) -> str:
+    terms = [f"{factor:.3g} x {name}" for name, factor in parts.factors.items()]
+    return f"error = {' + '.join(terms)}: {100 * parts.explained:.3g} % of it"
 
 
 def _spread(told: dict[str, Any]) -> str:
@@ -154,7 +160,7 @@ def as_document(trace: Trace, subject: str) -> dict[str, Any]:
             "first": first,
             "near": [asdict(place) for place in trace.near],
             "spread": trace.spread,
-            "parts": [asdict(part) for part in trace.parts],
+            "parts": trace.parts and asdict(trace.parts),
             "program": trace.program,
             "probes": list(trace.probes),
             "notes": list(trace.notes),

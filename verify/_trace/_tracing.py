@@ -15,7 +15,7 @@ from verify._problem import Problem, make_problem
 from verify._reference import Reference, compute_reference
 from verify._subject import Execution, Subject
 from verify._trace._black_box import BlackBox, Found, judge_outputs
-from verify._trace._parts import Part, parts_of_error
+from verify._trace._parts import Parts, parts_of_error
 from verify._trace._place import Judged, Place, around, judge_stages, place_of, program_of, spread
 from verify._trace._scales import stage_reference, task_of
 from verify._trace._stages import Stages
@@ -35,7 +35,7 @@ class Trace:
         first: the place; None if nothing is out.
         near: the elements beside it.
         spread: how much of the first stage is out.
-        parts: along which part of the stage's sum the error lies.
+        parts: what the error is in terms of the parts of the stage's sum, if it has some.
         program: the kernel and the program that computed it, if known.
         probes: what was asked of a black box and what it said.
         notes: what else a reader must know.
@@ -48,7 +48,7 @@ class Trace:
     first: Place | None = None
     near: list[Place] = field(default_factory=list)
     spread: dict[str, Any] = field(default_factory=dict)
-    parts: list[Part] = field(default_factory=list)
+    parts: Parts | None = None
     program: dict[str, Any] | None = None
     probes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

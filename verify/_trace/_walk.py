@@ -23,8 +23,6 @@ from oracles._recurrence import Recurrence, State, Tokens, Trail
 from oracles._recurrent_vjp import _StepBack
 
 Numbers = dict[str, Any]
-# By stage, numbers with the axis that they are to be stacked along.
-_STEP_OF = {"scalar": -1, "vector": -2}
 
 
 @dataclass(frozen=True)
@@ -180,11 +178,13 @@ def _joined(ar: Arithmetic, rows: _Kept, lead: int, *, reverse: bool = False) ->
 def _gates(ar: Arithmetic, tokens: Tokens) -> tuple[Any, Any, Any]:
     """beta, sigma and best of a block: sums that are charged in any order."""
     step = np.arange(tokens.i.shape[-1])
+    source, target = step, step[:, None]
     zero, never = ar.array(0.0), ar.array(-np.inf)
-    later = ar.where(step < step[:, None], tokens.phi[..., :, None], zero)
-    sums = ar.cumsum(later, -2)
-    best = ar.max(ar.where(step <= step[:, None], sums + tokens.i[..., None, :], never), -1)
-    return ar.cumsum(tokens.phi, -1), sums[..., -1, :], best
+    later = ar.where(source < target, tokens.phi[..., :, None], zero)
+    # i_s is a term like the others: a kernel may round at its size at every step.
+    terms = ar.where(source == target, tokens.i[..., None, :], later)
+    best = ar.max(ar.where(source <= target, ar.cumsum(terms, -2), never), -1)
+    return ar.cumsum(tokens.phi, -1), ar.cumsum(later, -2)[..., -1, :], best
 
 
 class _BlockBack(SegmentBack):

@@ -1,0 +1,207 @@
+"""Faults planted in the Triton kernels, and what ``mlstm-verify trace`` names: ``python docs/tracing.py [NAME...]``.
+
+Each fault is an edit of a copy of kernels/, whose place is known. Markdown on stdout; the exit code is the number of
+faults whose stage or chunk is not the one planted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("MLSTM_KERNELS_BACKEND", "interpret")
+
+from verify import Case, compute_reference  # noqa: E402
+from verify._subject import load_subject  # noqa: E402
+from verify._trace._text import where  # noqa: E402
+from verify._trace._tracing import Trace, trace_case  # noqa: E402
+
+BASE = Case(heads=2, length=48, dhqk=16, dhhv=16, chunk_size=16, cotangents="all")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An edit of one file of kernels/triton_stablef, and where a trace must find it.
+
+    Attributes:
+        file, text, replacement: the edit.
+        stage, chunk: the first stage that is out, and its chunk.
+        seen: fields of the case beside ``BASE``.
+    """
+
+    file: str
+    text: str
+    replacement: str
+    stage: str
+    chunk: int
+    seen: dict[str, Any] = field(default_factory=dict)
+
+
+FAULTS = {
+    "off by one in the decay": Fault(
+        "_gates.py", "has_next = (step + 1 < BLOCK_L)", "has_next = (step + 2 < BLOCK_L)", "sigma", 0
+    ),
+    "padding let into the last state": Fault(
+        "_gates.py",
+        'f_next = tl.load(vecF + row + 1, mask=has_next, other=float("inf"))',
+        "f_next = tl.load(vecF + row + 1, mask=has_next, other=0.0)",
+        "sigma",
+        0,
+    ),
+    "m_0 forgotten": Fault(
+        "_forward.py",
+        "return matC, vecN, scaM, jnp.where(occupied, scaM, -jnp.inf)",
+        "return matC, vecN, 0.0 * scaM, jnp.where(occupied, 0.0 * scaM, -jnp.inf)",
+        "m_entering",
+        0,
+        {"initial": "warm@2"},
+    ),
+    "one block too little in C": Fault(
+        "_fw_recurrent.py",
+        "update = dot(tl.trans(weighted), v, OPERANDS, INTERPRET)",
+        "update = dot(tl.trans(weighted), v, OPERANDS, INTERPRET) * tl.where(idx_block == 1, 0.99, 1.0)",
+        "C_entering",
+        2,
+    ),
+    "n scaled by 1.001": Fault(
+        "_fw_recurrent.py", "tl.sum(weighted, axis=0)", "tl.sum(weighted, axis=0) * 1.001", "n_entering", 1
+    ),
+    "max of log f for the sum": Fault(
+        "_fw_parallel.py",
+        "m = tl.maximum(up_to + tl.load(scaM_states + block), best)",
+        "m = tl.maximum(phi + tl.load(scaM_states + block), best)",
+        "m",
+        0,
+        {"initial": "warm@2"},
+    ),
+    "carry of one chunk": Fault(
+        "_fw_parallel.py",
+        "carry = tl.exp(prefix + (entering - subtrahend)) * qk_scale",
+        "carry = tl.exp(prefix + (entering - subtrahend)) * qk_scale * tl.where(idx_chunk == 2, 1.01, 1.0)",
+        "a",
+        2,
+    ),
+    "exp(-m) dropped from the denominator": Fault(
+        "_denominator.py", "exponent = 0.0 - subtrahend", "exponent = 0.0 * subtrahend", "n", 0
+    ),
+    "inter-chunk part missing": Fault(
+        "_fw_parallel.py",
+        "numerator = carried * carry[:, None]",
+        "numerator = carried * carry[:, None] * tl.where(idx_chunk == 1, 0.0, 1.0)",
+        "numerator",
+        1,
+    ),
+    "last state not brought to m": Fault(
+        "_fw_recurrent.py",
+        "to_m = tl.exp(inner - finite_or_zero(m))",
+        "to_m = tl.exp(inner - finite_or_zero(inner))",
+        "C_last",
+        2,
+        {"regime": "input_gates@-20"},
+    ),
+    "cotangent of the last C ignored": Fault(
+        "_backward.py",
+        "return dC * to_m[..., None, None], dn * to_m[..., None], message",
+        "return 0.0 * dC, dn * to_m[..., None], message",
+        "dC_last",
+        2,
+    ),
+    "no gradient of the normalizer": Fault(
+        "_bw_rows.py",
+        "gamma = tl.where(above, tl.where(a > 0.0, -y, y), 0.0) * inverse",
+        "gamma = 0.0 * inverse",
+        "gamma",
+        2,
+    ),
+    "rows of one block halved in dC": Fault(
+        "_bw_recurrent.py",
+        "x = load_tile(matDeltaH, row, hv, token < S, in_hv, DHHV).to(tl.float32) * carry[:, None]",
+        "x = load_tile(matDeltaH, row, hv, token < S, in_hv, DHHV).to(tl.float32) * carry[:, None]"
+        " * tl.where(idx_block == 1, 0.5, 1.0)",
+        "dC_leaving",
+        0,
+    ),
+    "df off by one": Fault(
+        "_bw_parallel_qk.py",
+        "tl.where(step[None, :] < step[:, None], later, 0.0)",
+        "tl.where(step[None, :] <= step[:, None], later, 0.0)",
+        "dphi_pairs",
+        2,
+    ),
+    "dq without the state of one block": Fault(
+        "_bw_parallel_qk.py",
+        "* qk_scale + from_state",
+        "* qk_scale + from_state * tl.where(idx_block == 1, 0.0, 1.0)",
+        "dq",
+        1,
+    ),
+    "dv without the later blocks": Fault(
+        "_bw_parallel_v.py",
+        "+ to_state * omega[:, None]",
+        "+ to_state * omega[:, None] * tl.where(idx_block == 0, 0.0, 1.0)",
+        "dv",
+        0,
+    ),
+    "message to f of one block lost": Fault(
+        "_bw_gates.py",
+        "dphi += tl.where(passes, through_m, 0.0)",
+        "dphi += tl.where(passes & (pid % num_blocks == 0), through_m, 0.0)",
+        "df",
+        2,
+        {"initial": "warm@2", "regime": "forget@10"},
+    ),
+}
+
+
+def trace_fault(fault: Fault) -> Trace:
+    """Trace the kernels with the fault, in this process: the package ``kernels`` is imported anew, from the copy."""
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copytree(ROOT / "kernels", Path(directory) / "kernels")
+        path = Path(directory) / "kernels" / "triton_stablef" / fault.file
+        source = path.read_text()
+        if fault.text not in source:
+            raise SystemExit(f"{fault.file} no longer has {fault.text!r}: plant the fault anew")
+        path.write_text(source.replace(fault.text, fault.replacement))
+        sys.path.insert(0, directory)
+        try:
+            _forget_kernels()
+            case = replace(BASE, **fault.seen)
+            return trace_case(case, load_subject("kernels:mlstm_chunkwise_triton_stablef"), compute_reference(case))
+        finally:
+            sys.path.remove(directory)
+            _forget_kernels()
+
+
+def _forget_kernels() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "kernels"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def main() -> int:
+    """Print the table; the number of faults that are not found where they are."""
+    missed = 0
+    print("| fault in | what is wrong | planted | found: stage, place | program |")
+    print("| --- | --- | --- | --- | --- |")
+    for name in sys.argv[1:] or FAULTS:
+        fault, traced = FAULTS[name], trace_fault(FAULTS[name])
+        first, program = traced.first, traced.program or {}
+        found = (first.stage, first.chunk) if first else None
+        missed += found != (fault.stage, fault.chunk)
+        place = f"{first.stage}: {where(first)}" if first else f"nothing ({traced.verdict.outcome.value})"
+        at = f"{program.get('kernel', '')} {program.get('pid', '')}".strip()
+        mark = "" if found == (fault.stage, fault.chunk) else "**missed** "
+        print(f"| {fault.file} | {name} | {fault.stage}, chunk {fault.chunk} | {mark}{place} | {at} |", flush=True)
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
