@@ -6,23 +6,24 @@ faults whose stage or chunk is not the one planted.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("MLSTM_KERNELS_BACKEND", "interpret")
 
 from verify import Case, compute_reference  # noqa: E402
 from verify._subject import load_subject  # noqa: E402
 from verify._trace._text import where  # noqa: E402
-from verify._trace._tracing import Trace, trace_case  # noqa: E402
+from verify._trace._tracing import trace_case  # noqa: E402
 
 BASE = Case(heads=2, length=48, dhqk=16, dhhv=16, chunk_size=16, cotangents="all")
 
@@ -161,8 +162,9 @@ FAULTS = {
 }
 
 
-def trace_fault(fault: Fault) -> Trace:
-    """Trace the kernels with the fault, in this process: the package ``kernels`` is imported anew, from the copy."""
+@contextlib.contextmanager
+def planted(fault: Fault) -> Iterator[Any]:
+    """The kernels with the fault, as a subject: the package ``kernels`` is imported anew, from an edited copy."""
     with tempfile.TemporaryDirectory() as directory:
         shutil.copytree(ROOT / "kernels", Path(directory) / "kernels")
         path = Path(directory) / "kernels" / "triton_stablef" / fault.file
@@ -170,20 +172,19 @@ def trace_fault(fault: Fault) -> Trace:
         if fault.text not in source:
             raise SystemExit(f"{fault.file} no longer has {fault.text!r}: plant the fault anew")
         path.write_text(source.replace(fault.text, fault.replacement))
+        kept = _take_out_kernels()
         sys.path.insert(0, directory)
         try:
-            _forget_kernels()
-            case = replace(BASE, **fault.seen)
-            return trace_case(case, load_subject("kernels:mlstm_chunkwise_triton_stablef"), compute_reference(case))
+            yield load_subject("kernels:mlstm_chunkwise_triton_stablef")
         finally:
             sys.path.remove(directory)
-            _forget_kernels()
+            _take_out_kernels()
+            sys.modules.update(kept)
 
 
-def _forget_kernels() -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "kernels"]:
-        del sys.modules[name]
+def _take_out_kernels() -> dict[str, ModuleType]:
     importlib.invalidate_caches()
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "kernels"}
 
 
 def main() -> int:
@@ -192,7 +193,10 @@ def main() -> int:
     print("| fault in | what is wrong | planted | found: stage, place | program |")
     print("| --- | --- | --- | --- | --- |")
     for name in sys.argv[1:] or FAULTS:
-        fault, traced = FAULTS[name], trace_fault(FAULTS[name])
+        fault = FAULTS[name]
+        case = replace(BASE, **fault.seen)
+        with planted(fault) as subject:
+            traced = trace_case(case, subject, compute_reference(case))
         first, program = traced.first, traced.program or {}
         found = (first.stage, first.chunk) if first else None
         missed += found != (fault.stage, fault.chunk)

@@ -124,6 +124,10 @@ class IsolatedSubject:
         suite = {"interpreter": str(self._python), "suite": describe_versions()}
         return replace(started, environment=started.environment | suite)
 
+    def accepts(self, name: str) -> bool:
+        """As of any signature."""
+        return self.started.accepts(name)
+
     def lacks(self, case: Case) -> str | None:
         """As of any signature."""
         return self.started.lacks(case)

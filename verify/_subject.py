@@ -185,7 +185,6 @@ class Subject(Signature):
             (gradients,) = jax.block_until_ready(pull_back(jax.tree.unflatten(structure, cotangents)))
         return outputs | {GRADIENT_OF[name]: np.asarray(gradient) for name, gradient in gradients.items()}
 
-
     def call_stages(self, case: Case, problem: Problem) -> dict[str, Any] | None:
         """What the subject computes on the way (docs/bisecting.md); None if it does not expose it.
 

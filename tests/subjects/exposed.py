@@ -92,7 +92,9 @@ def of_states_back(module, made, dh, x, mu, last):
 
 chunkwise = exposing(float32)
 # Of the second chunk nothing is passed on.
-forgetful = exposing(edited(("state = chunk.last, chunk.m[", "state = chunk.last * F(span.start != self.chunk_size), chunk.m[")))
+forgetful = exposing(
+    edited(("state = chunk.last, chunk.m[", "state = chunk.last * F(span.start != self.chunk_size), chunk.m["))
+)
 
 
 @functools.wraps(chunkwise)

@@ -105,11 +105,15 @@ def test_parts_say_what_the_error_is(references):
 @settings(max_examples=4, deadline=None, database=None)
 @given(step=st.integers(0, FORWARD.length - 1))
 def test_black_box_names_the_step_that_is_wrong(step, references):
-    def wrong(q, k, v, i, f, c_initial=None, n_initial=None, m_initial=None, return_last_states=False, eps=1e-6, chunk_size=8):
+    def wrong(
+        q, k, v, i, f, c_initial=None, n_initial=None, m_initial=None, return_last_states=False, eps=1e-6, chunk_size=8
+    ):
         damaged = np.array(v)
         damaged[:, 1, step : step + 1] *= 1.01
         arrays = (q, k, damaged, i, f, c_initial, n_initial, m_initial)
-        return exposed.float32.chunkwise(*map(np.asarray, arrays), return_last_states=True, eps=eps, chunk_size=chunk_size)
+        return exposed.float32.chunkwise(
+            *map(np.asarray, arrays), return_last_states=True, eps=eps, chunk_size=chunk_size
+        )
 
     trace = traced(wrong, FORWARD, references)
     assert trace.by == "probes"
@@ -170,7 +174,10 @@ def test_no_stage_depends_on_the_stabilizer_that_it_is_relative_to(seed, size, o
     entering = np.concatenate([rng.uniform(-size, size, (1, 2, 1)), step[..., [7, 15]]], -1)
     ends = [7, 15, 19]
     to_step = {"a": -step, "inverse": step, "gamma": step}
-    arrays = dict(reference.values) | {"inner": frames["inner"] + step, "inner_entering": frames["inner_entering"] + entering}
+    arrays = dict(reference.values) | {
+        "inner": frames["inner"] + step,
+        "inner_entering": frames["inner_entering"] + entering,
+    }
     shifts = {
         **to_step,
         "C_entering": -entering[..., None, None],
@@ -237,7 +244,7 @@ def test_text_and_document_name_the_place(monkeypatch, capsys):
     document = json.loads(out)
     assert code == 1
     assert (document["first"]["stage"], document["first"]["chunk"], document["by"]) == ("C_entering", 2, "stages")
-    assert [stage["stage"] for stage in document["stages"] if stage["out"]][0] == "C_entering"
+    assert next(stage["stage"] for stage in document["stages"] if stage["out"]) == "C_entering"
 
 
 @pytest.mark.parametrize(

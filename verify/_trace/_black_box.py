@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles import Float64, Inputs, chunkwise
+from oracles import Float64, chunkwise
 from verify._case import Case
 from verify._isolation import IsolatedSubject
 from verify._problem import Problem
@@ -111,7 +111,9 @@ class BlackBox:
         """What of the state after so many tokens is out."""
         if count == 0:
             return []
-        arrays = {name: array[:, :, :count] if name in _TOKENS else array for name, array in self.problem.arrays.items()}
+        arrays = {
+            name: array[:, :, :count] if name in _TOKENS else array for name, array in self.problem.arrays.items()
+        }
         case = replace(self.case, length=count, cotangents="none")
         out = [one for one in self._run(case, arrays, {}) if one.is_out and one.stage.name in _STATE]
         self._tell(f"the state after {count} tokens", out)
@@ -157,12 +159,10 @@ class BlackBox:
         return out
 
     def _oracle_state(self, count: int) -> dict[str, np.ndarray]:
-        inputs = self.problem.inputs
-        tokens = (getattr(inputs, name)[:, :, :count] for name in _TOKENS)
+        whole = self.problem.inputs
+        inputs = replace(whole.tokens(0, count), C_0=whole.C_0, n_0=whole.n_0, m_0=whole.m_0)
         with np.errstate(all="ignore"):
-            made = chunkwise(
-                Float64(), Inputs(*tokens, inputs.C_0, inputs.n_0, inputs.m_0), self.problem.contract, chunk_size=self.size
-            )
+            made = chunkwise(Float64(), inputs, self.problem.contract, chunk_size=self.size)
         state = (made.C_last, made.n_last, made.m_last)
         arrays = dict(zip(_INITIAL, (array.astype(np.float32) for array in state), strict=True))
         if not all(np.isfinite(array).all() for array in arrays.values()):

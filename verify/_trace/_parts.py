@@ -1,8 +1,8 @@
 """Which part of a sum the error of a stage lies along: a kernel adds up in one program what the definition has apart.
 
-    numerator, h              inter-chunk part  c g_t C_k^T q_t        intra-chunk part  sum_s W_{t,s} c (q_t.k_s) v_s
-    C_entering, n_entering    kept of the state before                 taken in of the chunk
-    dC_leaving, dn_leaving    passed on of the gradient behind         of the rows of the block
+numerator, h              inter-chunk part  c g_t C_k^T q_t        intra-chunk part  sum_s W_{t,s} c (q_t.k_s) v_s
+C_entering, n_entering    kept of the state before                 taken in of the chunk
+dC_leaving, dn_leaving    passed on of the gradient behind         of the rows of the block
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def _of_row(place: Place, stages: Stages, task: Task) -> dict[str, Any]:
         if place.stage == "h":
             _, d, _ = segment.rows(task.contract)
             scale = scale / d[..., t, None]
-        from_start = segment.carried[..., t, None] * (segment.tokens.q[..., t, None, :] @ segment.start.matrix)[..., 0, :]
+        from_start = (
+            segment.carried[..., t, None] * (segment.tokens.q[..., t, None, :] @ segment.start.matrix)[..., 0, :]
+        )
         inside = (segment.scores[..., t, None, :] @ segment.tokens.v)[..., 0, :]
         return {"inter-chunk part": (from_start * scale)[..., :-1], "intra-chunk part": (inside * scale)[..., :-1]}
 

@@ -18,7 +18,7 @@ from verify._calibration import thresholds
 from verify._errors import UsageError
 from verify._measurement import Measurement, brought_to, measure_elements, measure_one
 from verify._reference import Reference
-from verify._trace._stages import BY_NAME, FRAMES, STAGES, Stage, Stages
+from verify._trace._stages import FRAMES, STAGES, Stage, Stages
 from verify._verdict import Finding, finding
 
 # What is relative to the m' that enters a chunk or block, and to that of a step; the sign of m' in the exponent.

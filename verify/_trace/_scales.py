@@ -46,7 +46,9 @@ def task_of(case: Case, problem: Problem, chunk_size: int, block_size: int) -> T
     """
     numbers = case.batch * case.heads * case.dhqk * case.dhhv * -(-case.length // block_size)
     if numbers > MOST_NUMBERS:
-        raise UsageError(f"case {case.id} has {numbers:,} numbers of states; a trace takes {MOST_NUMBERS:,}: shrink it.")
+        raise UsageError(
+            f"case {case.id} has {numbers:,} numbers of states; a trace takes {MOST_NUMBERS:,}: shrink it."
+        )
     cotangents = problem.exact_cotangents if case.cotangents != "none" else None
     return Task(problem.inputs, problem.contract, cotangents, chunk_size, block_size)
 

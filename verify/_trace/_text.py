@@ -103,7 +103,12 @@ def _near_table(near: list[Place], first: Place) -> Table:
     for place in near:
         here = place.index == first.index
         style = "bold red" if here else ""
-        numbers = (f"{place.got:.7g}", f"{place.wanted:.7g}", f"{place.ratio:.2g}", f"{place.z:.2g}" if place.z else "-")
+        numbers = (
+            f"{place.got:.7g}",
+            f"{place.wanted:.7g}",
+            f"{place.ratio:.2g}",
+            f"{place.z:.2g}" if place.z else "-",
+        )
         table.add_row("  >" if here else "", str(place.index[along]), *numbers, style=style)
     return table
 
