@@ -2,6 +2,9 @@
 
 Each fault is an edit of a copy of kernels/, whose place is known. Markdown on stdout; the exit code is the number of
 faults whose stage or chunk is not the one planted.
+
+``python docs/tracing.py --correct [SUBJECT [SEED]]`` judges every stage of a correct subject on the smoke tier instead,
+and prints how near each comes to its threshold; the exit code is the number of stages of cases that are out.
 """
 
 from __future__ import annotations
@@ -21,7 +24,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from verify import Case, compute_reference  # noqa: E402
-from verify._subject import load_subject  # noqa: E402
+from verify._problem import make_problem  # noqa: E402
+from verify._relation_cases import RelationCase  # noqa: E402
+from verify._subject import DEFAULT_SUBJECT, load_subject  # noqa: E402
+from verify._tiers import TIERS  # noqa: E402
+from verify._trace._place import judge_stages  # noqa: E402
+from verify._trace._scales import stage_reference, task_of  # noqa: E402
+from verify._trace._stages import Stages  # noqa: E402
 from verify._trace._text import where  # noqa: E402
 from verify._trace._tracing import trace_case  # noqa: E402
 
@@ -187,8 +196,34 @@ def _take_out_kernels() -> dict[str, ModuleType]:
     return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "kernels"}
 
 
+def judge_correct(name: str = DEFAULT_SUBJECT, seed: str = "0") -> int:
+    """Print the largest excess of every stage over the smoke tier; the number of stages of cases that are out."""
+    subject, cases, out = load_subject(name), 0, 0
+    largest: dict[str, tuple[float, str, str]] = {}
+    for case in TIERS["smoke"].cases(int(seed)):
+        if isinstance(case, RelationCase) or subject.lacks(case) is not None:
+            continue
+        problem, cases = make_problem(case), cases + 1
+        stages = Stages.of(name, subject.call_stages(case, problem))
+        task = task_of(case, problem, stages.chunk_size, stages.block_size)
+        for judged in judge_stages(stages, *stage_reference(case, problem, task)):
+            found, out = judged.found, out + judged.is_out
+            here = (found.excess, found.check, case.id)
+            largest[judged.stage.name] = max(largest.get(judged.stage.name, here), here)
+            if judged.is_out:
+                print(
+                    f"out: {judged.stage.name} {found.excess:.3g} {found.check} {case.id}", file=sys.stderr, flush=True
+                )
+    print(f"{cases} cases of {name}\n\n| stage | largest excess | check | case |\n| --- | --- | --- | --- |")
+    for stage, (excess, check, worst) in largest.items():
+        print(f"| {stage} | {excess:.3g} | {check} | {worst} |")
+    return out
+
+
 def main() -> int:
     """Print the table; the number of faults that are not found where they are."""
+    if sys.argv[1:2] == ["--correct"]:
+        return judge_correct(*sys.argv[2:])
     missed = 0
     print("| fault in | what is wrong | planted | found: stage, place | program |")
     print("| --- | --- | --- | --- | --- |")

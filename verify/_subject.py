@@ -62,7 +62,8 @@ class Execution:
         seconds: wall-clock time, compilation included.
         note: what else a reader of the verdict must know.
         found: the verdict of a relation, which needs no reference.
-        stages: what it computed on the way, as its function ``stages`` returned it, if that was asked for.
+        stages: what it computed on the way, as its function ``stages`` returned it, if that was asked for; ``error``
+            alone if that raised one.
     """
 
     outputs: dict[str, np.ndarray]
@@ -138,10 +139,17 @@ class Subject(Signature):
                 found = check_relation(case, problem, lambda given: self.call(given.case, given))
                 return Execution({}, None, time.perf_counter() - start, found=found)
             outputs = self.call(case, problem)
-            exposed = self.call_stages(case, problem) if stages else None
         except Exception as error:
             return Execution({}, _failure(error), time.perf_counter() - start)
+        exposed = self._stages_or_error(case, problem) if stages else None
         return Execution(outputs, None, time.perf_counter() - start, stages=exposed)
+
+    def _stages_or_error(self, case: Case, problem: Problem) -> dict[str, Any] | None:
+        # What fails here is no failure of the subject.
+        try:
+            return self.call_stages(case, problem)
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"[:300]}
 
     def call(self, case: Case, problem: Problem | Given) -> dict[str, np.ndarray]:
         """Run the subject, and differentiate it if the case has cotangents. It gets JAX arrays where there is JAX.

@@ -267,7 +267,7 @@ def test_what_cannot_be_traced_is_2(case, subject, told, monkeypatch, capsys):
 
 def test_stages_that_do_not_fit_are_refused(of_oracle):
     reference, frames = of_oracle
-    for returned in ([], {"arrays": {"odd": np.zeros(1)}, "chunk_size": 8}):
+    for returned in ([], {"error": "TypeError: none"}, {"arrays": {"odd": np.zeros(1)}, "chunk_size": 8}):
         with pytest.raises(UsageError, match="the stages of subject 'x'"):
             Stages.of("x", returned)
     with pytest.raises(UsageError, match="stage beta has shape"):

@@ -18,6 +18,7 @@ from verify._errors import UsageError
 from verify._measurement import FLOAT32_HUGE
 from verify._problem import Problem
 from verify._reference import (
+    BY_TOKENS_UP_TO,
     CHANNELS,
     FLOAT32_TINY,
     REPLICATES,
@@ -32,8 +33,9 @@ from verify._reference import (
 from verify._trace._stages import BY_NAME, FRAMES
 from verify._trace._walk import Task, by_chunks, by_tokens
 
-# Of 17 replicates in float64 these are some 9 GiB.
-MOST_NUMBERS = 2**26
+# Of states between the chunks. With two replicates each copy of so many is 0.8 GiB, with sixteen it would be 4.6.
+MOST_NUMBERS = 2**25
+_MANY_NUMBERS = 2**21
 # Stages that are stored as operands of dots.
 _OPERANDS = ("C_entering", "dC_leaving")
 
@@ -44,13 +46,17 @@ def task_of(case: Case, problem: Problem, chunk_size: int, block_size: int) -> T
     Raises:
         UsageError: if the states between the chunks are too many numbers to be held.
     """
-    numbers = case.batch * case.heads * case.dhqk * case.dhhv * -(-case.length // block_size)
+    numbers = _numbers(case, block_size)
     if numbers > MOST_NUMBERS:
         raise UsageError(
             f"case {case.id} has {numbers:,} numbers of states; a trace takes {MOST_NUMBERS:,}: shrink it."
         )
     cotangents = problem.exact_cotangents if case.cotangents != "none" else None
     return Task(problem.inputs, problem.contract, cotangents, chunk_size, block_size)
+
+
+def _numbers(case: Case, block_size: int) -> int:
+    return case.batch * case.heads * case.dhqk * case.dhhv * -(-case.length // block_size)
 
 
 def stage_reference(
@@ -65,7 +71,9 @@ def stage_reference(
     with np.errstate(invalid="ignore", over="ignore"):
         exact = by_chunks(RunningError(Precision.of("float64"), depth=task.chunk_size), task)
         bounding = RunningError(units, depth=task.chunk_size)
-        rounded = by_chunks(bounding, task) | by_tokens(bounding, task)
+        rounded = by_chunks(bounding, task)
+        if case.length <= BY_TOKENS_UP_TO:
+            rounded |= by_tokens(bounding, task)
     frames = {name: np.asarray(exact.pop(name).x) for name in FRAMES}
     values = {name: np.asarray(number.x) for name, number in exact.items()}
     errors = {name: np.broadcast_to(exact[name].e, value.shape) for name, value in values.items()}
@@ -87,7 +95,9 @@ def _noise(
     case: Case, task: Task, units: Precision, values: dict[str, np.ndarray], replicates: int
 ) -> dict[str, np.ndarray]:
     floors: dict[str, np.ndarray] = {}
-    for order in (by_chunks, by_tokens):
+    if _numbers(case, task.block_size) > _MANY_NUMBERS:
+        replicates = 2
+    for order in (by_chunks, by_tokens) if case.length <= BY_TOKENS_UP_TO else (by_chunks,):
         arithmetic = MonteCarlo(units, replicates, zlib.crc32(case.id.encode()), nearest=True)
         with np.errstate(invalid="ignore", over="ignore"):
             numbers = order(arithmetic, task)

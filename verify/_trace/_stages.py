@@ -114,6 +114,8 @@ class Stages:
             UsageError: if it is no such mapping.
         """
         told = f"the stages of subject {name!r}"
+        if isinstance(returned, Mapping) and "error" in returned:
+            raise UsageError(f"{told} cannot be had: {returned['error']}.")
         if not isinstance(returned, Mapping) or not {"arrays", "chunk_size"} <= set(returned):
             raise UsageError(f"{told} are no mapping with arrays and chunk_size, but {type(returned).__name__}.")
         arrays = {stage: np.asarray(array) for stage, array in returned["arrays"].items()}

@@ -88,6 +88,8 @@ def _trace(
     if execution.stages is not None:
         stages = Stages.of(subject.name, execution.stages)
         differ = [name for name, array in execution.outputs.items() if not _same(stages.arrays.get(name), array)]
+        # What is returned is a stage, exposed or not.
+        stages = replace(stages, arrays=execution.outputs | stages.arrays)
         traced = None if differ else _by_stages(case, problem, stages, verdict)
         if traced is not None:
             return traced
