@@ -41,6 +41,8 @@ _OUTPUT_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 _TAIL = 2000
 _KEPT = 2**16
+# A case, its problem, and whether the stages are wanted.
+Request = tuple[Case, Problem, bool]
 
 
 def _default_memory() -> int:
@@ -131,6 +133,10 @@ class IsolatedSubject:
         suite = {"interpreter": str(self._python), "suite": describe_versions()}
         return replace(started, environment=started.environment | suite)
 
+    def accepts(self, name: str) -> bool:
+        """As of any signature."""
+        return self.started.accepts(name)
+
     def lacks(self, case: Case) -> str | None:
         """As of any signature."""
         return self.started.lacks(case)
@@ -149,30 +155,31 @@ class IsolatedSubject:
             return {}
         return files
 
-    def execute(self, case: Case, problem: Problem | None = None) -> Execution:
-        """Run the case, whose problem is drawn unless given.
+    def execute(self, case: Case, problem: Problem | None = None, *, stages: bool = False) -> Execution:
+        """Run the case. One whose worker died by itself is run again, alone in a fresh worker, before it is blamed.
 
-        One whose worker died by itself is run again, alone in a fresh worker, before it is blamed.
+        Args:
+            case, problem, stages: as of a ``Subject``.
 
         Raises:
             SuiteError: if a fresh worker cannot start or compute.
         """
         # Drawn here: another interpreter's NumPy may draw other numbers.
-        problem = problem or make_problem(case)
-        execution = self._try(case, problem)
+        request = case, problem or make_problem(case), stages
+        execution = self._try(request)
         how = self._worker.death
         if how is None:
             return execution
-        return replace(self._try(case, problem), note=f"tried once more alone, as its first worker {how}")
+        return replace(self._try(request), note=f"tried once more alone, as its first worker {how}")
 
-    def _try(self, case: Case, problem: Problem) -> Execution:
+    def _try(self, request: Request) -> Execution:
         known = self.started
         if self._worker.gone or (self._alone and self._used):
             self._replace_worker(known)
         self._used = True
         start = time.perf_counter()
         try:
-            answer = self._worker.ask((case, problem), self._limits.seconds)
+            answer = self._worker.ask(request, self._limits.seconds)
         except _DeathError as death:
             reason = f"its worker {death}\n{death.tail}".rstrip()
             return Execution({}, Verdict(death.outcome, reason), time.perf_counter() - start)
@@ -265,12 +272,12 @@ class _Worker:
             return f"the worker {death}"
         return wrong
 
-    def ask(self, request: tuple[Case, Problem] | Canary | Imported, seconds: float) -> Any:
+    def ask(self, request: Request | Canary | Imported, seconds: float) -> Any:
         """Its answer to a request; _DeathError if there is none."""
         self._output.forget()
         return self._receive(seconds, request)
 
-    def _receive(self, seconds: float, request: tuple[Case, Problem] | Canary | Imported | None = None) -> Any:
+    def _receive(self, seconds: float, request: Request | Canary | Imported | None = None) -> Any:
         with self._watched(seconds):
             # Where it is gone, receiving says so.
             with contextlib.suppress(OSError):

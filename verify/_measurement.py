@@ -80,7 +80,7 @@ def measure(outputs: dict[str, np.ndarray], reference: Reference) -> list[Measur
     exact = {name: array.astype(np.float64) for name, array in outputs.items()}
     if "m_last" in outputs:
         exact = brought_to(exact, reference.values["m_last"])
-    return [_measure_one(name, actual, reference, outputs[name]) for name, actual in exact.items()]
+    return [measure_one(name, actual, reference, outputs[name]) for name, actual in exact.items()]
 
 
 def brought_to(outputs: dict[str, np.ndarray], m_last: np.ndarray) -> dict[str, np.ndarray]:
@@ -149,7 +149,8 @@ class _Comparison:
         return {kind: count for kind, count in counts.items() if count}
 
 
-def _measure_one(name: str, whole: np.ndarray, reference: Reference, returned: np.ndarray) -> Measurement:
+def measure_one(name: str, whole: np.ndarray, reference: Reference, returned: np.ndarray) -> Measurement:
+    """Measure one output, ``whole`` in float64 and as it was returned."""
     compared = _Comparison.of(name, whole, reference, returned.dtype)
     wanted, bound, ratios, kinds = compared.wanted, compared.bound, compared.ratios, compared.kinds
     oracle = np.asarray(reference.errors.get(name, 0.0), np.float64)
@@ -181,6 +182,18 @@ def _measure_one(name: str, whole: np.ndarray, reference: Reference, returned: n
     )
 
 
+def measure_elements(
+    name: str, whole: np.ndarray, reference: Reference, returned: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(ratio, z) of every element, as their largest are in the measurement; z is 0 of what is not counted."""
+    compared = _Comparison.of(name, whole, reference, returned.dtype)
+    scales = _Scales.of(name, compared, np.asarray(reference.errors.get(name, 0.0), np.float64), reference)
+    z = np.zeros(compared.error.shape)
+    if scales.noise is not None:
+        z[scales.counted] = scales.z
+    return compared.ratios, z
+
+
 @dataclass(frozen=True)
 class _Scales:
     """The error beyond what the oracle may be off, the bound, and the noise floor (or None), over what counts."""
@@ -200,13 +213,18 @@ class _Scales:
         return cls(np.where(np.isnan(error), np.inf, error), compared.bound, noise)
 
     @functools.cached_property
+    def counted(self) -> np.ndarray:
+        """What is decided and can be off at all."""
+        assert self.noise is not None
+        return np.isfinite(self.bound) & np.isfinite(self.noise) & ((self.noise > 0.0) | (self.error > 0.0))
+
+    @functools.cached_property
     def z(self) -> np.ndarray:
-        """Of every element that is decided and can be off at all."""
+        """Of every element that is counted."""
         if self.noise is None:
             return np.array([nan])
-        counted = np.isfinite(self.bound) & np.isfinite(self.noise) & ((self.noise > 0.0) | (self.error > 0.0))
         with np.errstate(divide="ignore", over="ignore"):
-            return self.error[counted] / self.noise[counted]
+            return self.error[self.counted] / self.noise[self.counted]
 
     @property
     def rms_z(self) -> float:

@@ -63,6 +63,8 @@ class Execution:
         seconds: wall-clock time, compilation included.
         note: what else a reader of the verdict must know.
         found: the verdict of a relation, which needs no reference.
+        stages: what it computed on the way, as its function ``stages`` returned it, if that was asked for; ``error``
+            alone if that raised one.
     """
 
     outputs: dict[str, np.ndarray]
@@ -70,6 +72,7 @@ class Execution:
     seconds: float
     note: str = ""
     found: Verdict | None = None
+    stages: dict[str, Any] | None = None
 
 
 class Signature:
@@ -133,8 +136,13 @@ class Subject(Signature):
     function: Callable[..., Any]
     parameters: frozenset[str] | None
 
-    def execute(self, case: Case, problem: Problem | None = None) -> Execution:
-        """Run the case, whose problem is drawn unless given; an error that the subject raises is its failure."""
+    def execute(self, case: Case, problem: Problem | None = None, *, stages: bool = False) -> Execution:
+        """Run the case, whose problem is drawn unless given; an error that the subject raises is its failure.
+
+        Args:
+            case, problem: what to run.
+            stages: whether the stages are wanted, too, of a subject that exposes them.
+        """
         problem = problem or make_problem(case)
         start = time.perf_counter()
         try:
@@ -144,7 +152,15 @@ class Subject(Signature):
             outputs = self.call(case, problem)
         except Exception as error:
             return Execution({}, _failure(error), time.perf_counter() - start)
-        return Execution(outputs, None, time.perf_counter() - start)
+        exposed = self._stages_or_error(case, problem) if stages else None
+        return Execution(outputs, None, time.perf_counter() - start, stages=exposed)
+
+    def _stages_or_error(self, case: Case, problem: Problem) -> dict[str, Any] | None:
+        # What fails here is no failure of the subject.
+        try:
+            return self.call_stages(case, problem)
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"[:300]}
 
     def call(self, case: Case, problem: Problem | Given) -> dict[str, np.ndarray]:
         """Run the subject, and differentiate it if the case has cotangents. It gets JAX arrays where there is JAX.
@@ -159,11 +175,8 @@ class Subject(Signature):
             TypeError: if it does not return what it was asked for.
             ChangedInputsError: if it wrote to what it was given.
         """
-        options, numbers = self.options(case), _array_module()
-        if "autocast_kernel_dtype" in options:
-            options["autocast_kernel_dtype"] = getattr(numbers, case.dtype, NUMPY_DTYPES[case.dtype].type)
+        options, arrays = self._keywords(case), _as_given(problem.arrays)
         wanted = [name for name in RETURNS if name in options]
-        arrays = {name: numbers.asarray(array) for name, array in problem.arrays.items()}
         if not problem.cotangents:
             with _unchanged(arrays):
                 return _by_name(self.function(**arrays, **options), wanted)
@@ -184,6 +197,35 @@ class Subject(Signature):
         with _unchanged(given), _vjp_errors():
             (gradients,) = jax.block_until_ready(pull_back(jax.tree.unflatten(structure, cotangents)))
         return outputs | {GRADIENT_OF[name]: np.asarray(gradient) for name, gradient in gradients.items()}
+
+    def _keywords(self, case: Case) -> dict[str, Any]:
+        # The options, with a dtype of the array module for its name.
+        options = self.options(case)
+        if "autocast_kernel_dtype" in options:
+            options["autocast_kernel_dtype"] = getattr(_array_module(), case.dtype, NUMPY_DTYPES[case.dtype].type)
+        return options
+
+    def call_stages(self, case: Case, problem: Problem) -> dict[str, Any] | None:
+        """What the subject computes on the way (docs/bisecting.md); None if it does not expose it.
+
+        Raises:
+            TypeError: if it returns something else than a mapping with arrays.
+        """
+        function = getattr(self.function, "stages", None)
+        if function is None:
+            return None
+        accepted = Subject(self.name, function, _parameters(function))
+        options = {name: value for name, value in accepted._keywords(case).items() if name not in RETURNS}
+        cotangents = _as_given(problem.cotangents) if problem.cotangents else None
+        returned = function(**_as_given(problem.arrays), cotangents=cotangents, **options)
+        if not isinstance(returned, dict) or not isinstance(returned.get("arrays"), dict):
+            raise TypeError(f"its stages are {_described(returned)}; expected a dict with arrays, a dict.")
+        return returned | {"arrays": {name: _array(name, array) for name, array in returned["arrays"].items()}}
+
+
+def _as_given(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    numbers = _array_module()
+    return {name: numbers.asarray(array) for name, array in arrays.items()}
 
 
 def _array_module() -> ModuleType:

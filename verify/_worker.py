@@ -112,7 +112,8 @@ def _answer(request: Any, subject: Subject) -> Any:
         files = {name: getattr(module, "__dict__", {}).get("__file__") for name, module in list(sys.modules.items())}
         return {name: file for name, file in files.items() if isinstance(file, str)}
     try:
-        return subject.execute(*request)
+        case, problem, stages = request
+        return subject.execute(case, problem, stages=stages)
     except KeyboardInterrupt as interrupt:
         return interrupt
 

@@ -86,6 +86,26 @@ class Saved(NamedTuple):
         return np.float32(self.arrays.sizes[3] ** -0.5)
 
 
+class Backward(NamedTuple):
+    """What the backward pass computes, in the order in which it does.
+
+    Attributes:
+        rows: what the cotangents of h say of every row.
+        last: of the last state, relative to m': dL/dC', dL/dn', and the message along the path of m.
+        gradients: of the states.
+        shares: what the pairs say of di and dphi, (NUM_SHARES, B, NH, S) float32 each; their sums do.
+        deltas: dq, dk, dv, di, df.
+        initial: dC_0, dn_0, dm_0, or nothing without an initial state.
+    """
+
+    rows: Rows
+    last: tuple[jax.Array, jax.Array, jax.Array]
+    gradients: StateGradients
+    shares: tuple[jax.Array, jax.Array]
+    deltas: tuple[jax.Array, ...]
+    initial: tuple[jax.Array, ...]
+
+
 def mlstm_chunkwise_bw(saved: Saved, dtypes: Sequence[np.dtype]) -> tuple[jax.Array, ...]:
     """Run the backward kernels.
 
@@ -97,15 +117,21 @@ def mlstm_chunkwise_bw(saved: Saved, dtypes: Sequence[np.dtype]) -> tuple[jax.Ar
         dq, dk, dv, di, df in the shapes of their inputs, and, if there is an initial state, dC_0, dn_0, dm_0
         in float32.
     """
+    backward = run_backward(saved, dtypes)
+    return *backward.deltas, *backward.initial
+
+
+def run_backward(saved: Saved, dtypes: Sequence[np.dtype]) -> Backward:
+    """As ``mlstm_chunkwise_bw``, and what is computed on the way."""
     nobody = jnp.zeros(saved.arrays.matQ.shape[:2], jnp.int32)
     rows = _row_cotangents(saved, saved.vecMinner, saved.states.scaMinner, nobody)
-    gradients = _walk_back(saved, rows, nobody, _last_gradients(saved), keep_states=True)
+    last = _last_gradients(saved)
+    gradients = _walk_back(saved, rows, nobody, last, keep_states=True)
     matDeltaQ, matDeltaK, shares = _parallel_qk(saved, rows, gradients, dtypes)
     matDeltaV = _parallel_v(saved, rows, gradients, dtypes[2])
     deltas = (matDeltaQ, matDeltaK, matDeltaV, *_gates(saved, rows, gradients, shares, dtypes))
-    if saved.arrays.matC_initial is None:
-        return deltas
-    return *deltas, *_initial_gradients(saved, gradients)
+    initial = () if saved.arrays.matC_initial is None else _initial_gradients(saved, gradients)
+    return Backward(rows, last, gradients, shares, deltas, initial)
 
 
 def _row_cotangents(saved: Saved, vecStabilizer: jax.Array, scaStabilizer: jax.Array, skip: jax.Array) -> Rows:

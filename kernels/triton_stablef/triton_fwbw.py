@@ -199,7 +199,7 @@ def _mlstm_fwd(static: _Static, *inputs: jax.Array) -> tuple[tuple[Any, ...], tu
 def _forward(static: _Static, inputs: tuple[jax.Array, ...], keep: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     # What is returned, and what the backward pass needs of it.
     options = static.options
-    arrays = _cast(static.dtype, inputs)
+    arrays = cast_inputs(static.dtype, inputs)
     forward = folds_into_batch(lambda *arrays: mlstm_chunkwise_fw(Arrays(*arrays), options, keep))(*arrays)
     states = forward.states
     outputs = (
@@ -211,7 +211,8 @@ def _forward(static: _Static, inputs: tuple[jax.Array, ...], keep: int) -> tuple
     return outputs, (arrays, rows, None if options.recompute_states_in_bw else states)
 
 
-def _cast(dtype: np.dtype, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+def cast_inputs(dtype: np.dtype, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """q, k, v, i in the storage dtype, f and the initial state in float32."""
     storage, others = inputs[:4], inputs[4:]
     return (*(jnp.asarray(x, dtype) for x in storage), *(jnp.asarray(x, jnp.float32) for x in others))
 

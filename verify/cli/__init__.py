@@ -24,6 +24,7 @@ from verify.cli._report import report
 from verify.cli._run import run
 from verify.cli._search import search
 from verify.cli._shrink import shrink
+from verify.cli._trace import trace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command()(run)
@@ -35,6 +36,7 @@ app.command()(drift)
 app.command()(bisect)
 app.command()(shrink)
 app.command()(search)
+app.command()(trace)
 app.command("calibrate")(calibrate_command)
 app.add_typer(list_app, name="list")
 app.add_typer(baseline_app, name="baseline")
