@@ -1,0 +1,306 @@
+"""The smallest set of departures that explains what a subject returned.
+
+A set explains an output of a case if the output passes the verdict's checks against the reference of that reading:
+bound and noise floor of a precision, calibrated thresholds. So there is nothing to tune. What is looked at is told by a
+screen, which compares normwise errors with the contract's own bounds; it decides on no acceptance.
+
+The order is by size, in which a precision looser than the dtype counts as one; of equal sizes the tighter precision is
+first, and exact departures come before those that round. Sets of up to two are all looked at. Larger ones are built one
+departure at a time, each the one after which most outputs are explained, and then lose what they can do without.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf, isinf
+
+import numpy as np
+
+from oracles import Precision
+from verify._case import Case
+from verify._diagnosis._departures import DEPARTURES, Departure
+from verify._diagnosis._reading import Reading
+from verify._measurement import Measurement, brought_to, measure
+from verify._problem import GRADIENT_OF
+from verify._reference import Reference
+from verify._verdict import finding
+
+# The screen lets pass what is this many times further off than the contract's bound: a bound may grow with a departure.
+_SCREEN = 8.0
+Departures = tuple[Departure, ...]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a subject returned of a case, and the contract's reference.
+
+    Attributes:
+        case, outputs, reference: see there.
+    """
+
+    case: Case
+    outputs: dict[str, np.ndarray]
+    reference: Reference
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A set of departures, and what it leaves unexplained.
+
+    Attributes:
+        departures, precision: the set.
+        unexplained: (case id, output) that fail against it.
+    """
+
+    departures: Departures
+    precision: Precision
+    unexplained: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def explains(self) -> bool:
+        """Whether nothing is left."""
+        return not self.unexplained
+
+
+def excess_of(measured: Measurement) -> float:
+    """How far beyond its threshold the worst check of an output is; above 1 is a failure."""
+    return finding([measured]).excess
+
+
+@dataclass
+class Evidence:
+    """All that was observed in one dtype, with everything that was computed for it.
+
+    Attributes:
+        observed: by case id.
+        base: the precision of the dtype.
+        contract: the references that were there before, of no departure in that precision.
+    """
+
+    observed: Mapping[str, Observed]
+    base: Precision
+    _readings: dict[tuple[str, Departures], Reading] = field(default_factory=dict)
+    _apart: dict[tuple[str, Departures], dict[str, float]] = field(default_factory=dict)
+    _references: dict[tuple[str, Departures, str, bool], Reference] = field(default_factory=dict)
+
+    def reading(self, case_id: str, departures: Departures) -> Reading:
+        """What a subject with these departures computes of a case."""
+        key = case_id, departures
+        if key not in self._readings:
+            if not departures:
+                self._readings[key] = Reading.of(self.observed[case_id].case)
+            else:
+                before = self.reading(case_id, departures[:-1])
+                self._readings[key] = departures[-1].apply(before) or before
+        return self._readings[key]
+
+    def apart(self, case_id: str, departures: Departures) -> dict[str, float]:
+        """By output, the normwise distance from the values of a reading over what the contract's bound allows."""
+        key = case_id, departures
+        if key not in self._apart:
+            reading, seen = self.reading(case_id, departures), self.observed[case_id]
+            if departures and reading is self.reading(case_id, departures[:-1]):
+                self._apart[key] = self.apart(case_id, departures[:-1])
+            else:
+                self._apart[key] = _distances(reading, seen, self.base)
+        return self._apart[key]
+
+    def excesses(self, case_id: str, departures: Departures, precision: Precision, noise: bool) -> dict[str, float]:
+        """By output, how far beyond its threshold it is against a reading."""
+        measured = self.measured(case_id, departures, precision, noise)
+        return {one.output: excess_of(one) for one in measured}
+
+    def measured(
+        self, case_id: str, departures: Departures, precision: Precision, noise: bool = True
+    ) -> list[Measurement]:
+        """All outputs of a case against a reading."""
+        reference = self._reference(case_id, departures, precision, noise)
+        outputs = {name: array for name, array in self.observed[case_id].outputs.items() if name in reference.values}
+        return measure(outputs, reference)
+
+    def _reference(self, case_id: str, departures: Departures, precision: Precision, noise: bool) -> Reference:
+        reading = self.reading(case_id, departures)
+        while departures and reading is self.reading(case_id, departures[:-1]):
+            departures = departures[:-1]
+        if not departures and precision == self.base:
+            return self.observed[case_id].reference
+        key = case_id, departures, precision.name, noise
+        if key not in self._references:
+            options = {} if noise else {"replicates": 0}
+            self._references[key] = reading.reference(precision, **options)
+        return self._references[key]
+
+
+def _distances(reading: Reading, seen: Observed, base: Precision) -> dict[str, float]:
+    values, distances = reading.values(), {}
+    outputs = {name: array.astype(np.float64) for name, array in seen.outputs.items() if name in values}
+    if "m_last" in outputs:
+        outputs = brought_to(outputs, values["m_last"])
+    for name, array in outputs.items():
+        bound, wanted = seen.reference.bounds[name].astype(np.float64), seen.reference.values[name]
+        kept = np.isfinite(bound) & np.isfinite(wanted)
+        allowed = _norm(bound[kept]) / _norm(wanted[kept]) if kept.any() and _norm(wanted[kept]) else inf
+        allowed = allowed * (1.0 + reading.coarseness / base.accumulation) + reading.slack.get(name, 0.0)
+        with np.errstate(all="ignore"):
+            error, size = _norm(array - values[name]), _norm(values[name])
+        distances[name] = 0.0 if error == 0.0 or isinf(allowed) else _quotient(error, allowed * size)
+    return distances
+
+
+def _norm(array: np.ndarray) -> float:
+    return float(np.linalg.norm(array.ravel()))
+
+
+def _quotient(error: float, allowed: float) -> float:
+    return error / allowed if allowed > 0.0 and np.isfinite(error) else inf
+
+
+def is_gradient(output: str) -> bool:
+    """Whether it is one."""
+    return output in GRADIENT_OF.values()
+
+
+def in_order(departures: Iterable[Departure]) -> Departures:
+    """The departures in the order in which they are applied."""
+    return tuple(sorted(departures, key=DEPARTURES.index))
+
+
+class Search:
+    """The search for one part of the outputs: what is returned, or the gradients.
+
+    Args:
+        evidence: what was observed.
+        candidates: the departures to choose from.
+        start: departures that are settled.
+        concerned: which outputs are to be explained.
+        precisions: from tight to loose; the first is settled.
+    """
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        candidates: Sequence[Departure],
+        start: Departures,
+        concerned: Callable[[str], bool],
+        precisions: Sequence[Precision],
+    ) -> None:
+        self.evidence, self.start, self.precisions = evidence, start, precisions
+        self.concerned = concerned
+        axes = {departure.axis for departure in start}
+        self.candidates = [one for one in candidates if one.axis not in axes and self._acts(one)]
+        self.cases = [
+            case_id for case_id, seen in evidence.observed.items() if any(map(concerned, seen.outputs))
+        ]
+
+    def _acts(self, departure: Departure) -> bool:
+        evidence = self.evidence
+        return any(
+            evidence.reading(case_id, (*self.start, departure)) is not evidence.reading(case_id, self.start)
+            for case_id in evidence.observed
+        )
+
+    def best(self) -> Fit:
+        """The smallest set that explains, or of those that do not the one that leaves least."""
+        for size, precision in self._by_size(2):
+            for departures in self._sets(size):
+                if self._screened(departures, precision) and self._explains(departures, precision):
+                    return Fit((*self.start, *departures), precision)
+        partial = []
+        for precision in self.precisions:
+            grown = self._shrunk(self._grown(precision), precision)
+            left = tuple(self._failing(grown, precision))
+            partial.append(Fit((*self.start, *grown), precision, left))
+            if not left:
+                return partial[-1]
+        return min(partial, key=lambda fit: (len(fit.unexplained), self.precisions.index(fit.precision)))
+
+    def _by_size(self, largest: int) -> Iterator[tuple[int, Precision]]:
+        for total in range(largest + 1):
+            yield total, self.precisions[0]
+            if total:
+                yield from ((total - 1, precision) for precision in self.precisions[1:])
+
+    def _sets(self, size: int) -> Iterable[Departures]:
+        """Sets of one size, of one departure an axis, exact ones first."""
+        if size == 2:
+            pairs = itertools.combinations(self._ordered, 2)
+            return (in_order(pair) for pair in pairs if pair[0].axis != pair[1].axis)
+        return itertools.combinations(self._ordered, size)
+
+    @functools.cached_property
+    def _ordered(self) -> list[Departure]:
+        def rounds(departure: Departure) -> bool:
+            readings = (self.evidence.reading(case, (*self.start, departure)) for case in self.cases)
+            return any(reading.slack or reading.coarseness for reading in readings)
+
+        return sorted(self.candidates, key=rounds)
+
+    def _allowed(self, precision: Precision, case_id: str, output: str) -> float:
+        """The factor of the screen: by how much the bound of a precision is larger than the contract's."""
+        if precision == self.precisions[0] == self.evidence.base:
+            return _SCREEN
+        loose = self.evidence._reference(case_id, (), precision, False).bounds.get(output)
+        tight = self.evidence.observed[case_id].reference.bounds[output]
+        if loose is None or not np.isfinite(loose).all() or not _norm(tight.astype(np.float64)):
+            return inf
+        return _SCREEN * _norm(loose.astype(np.float64)) / _norm(tight.astype(np.float64))
+
+    def _passes(self, departures: Departures, precision: Precision, case_id: str) -> set[str]:
+        """The outputs of a case that pass the screen."""
+        apart = self.evidence.apart(case_id, (*self.start, *departures))
+        return {
+            name
+            for name, distance in apart.items()
+            if self.concerned(name) and distance <= self._allowed(precision, case_id, name)
+        }
+
+    def _screened(self, departures: Departures, precision: Precision) -> bool:
+        return all(
+            len(self._passes(departures, precision, case_id))
+            == sum(map(self.concerned, self.evidence.apart(case_id, (*self.start, *departures))))
+            for case_id in self.cases
+        )
+
+    def _explains(self, departures: Departures, precision: Precision) -> bool:
+        """First by the bound, which is cheap, in all cases; then by the noise floor too."""
+        return all(
+            not self._failing_of(case_id, departures, precision, noise)
+            for noise in (False, True)
+            for case_id in self.cases
+        )
+
+    def _failing(self, departures: Departures, precision: Precision) -> Iterator[tuple[str, str]]:
+        for case_id in self.cases:
+            for output in self._failing_of(case_id, departures, precision, True):
+                yield case_id, output
+
+    def _failing_of(self, case_id: str, departures: Departures, precision: Precision, noise: bool) -> list[str]:
+        excesses = self.evidence.excesses(case_id, (*self.start, *departures), precision, noise)
+        return [name for name, excess in excesses.items() if self.concerned(name) and excess > 1.0]
+
+    def _grown(self, precision: Precision) -> Departures:
+        """One departure after the other, each that after which most outputs pass the screen."""
+        chosen: Departures = ()
+        passing = self._count(chosen, precision)
+        while True:
+            axes = {departure.axis for departure in chosen}
+            more = [in_order((*chosen, one)) for one in self._ordered if one.axis not in axes]
+            counts = [self._count(departures, precision) for departures in more]
+            if not counts or max(counts) <= passing:
+                return chosen
+            passing = max(counts)
+            chosen = more[counts.index(passing)]
+
+    def _count(self, departures: Departures, precision: Precision) -> int:
+        return sum(len(self._passes(departures, precision, case_id)) for case_id in self.cases)
+
+    def _shrunk(self, departures: Departures, precision: Precision) -> Departures:
+        """Without those after whose loss as much passes."""
+        for one in departures[::-1]:
+            fewer = tuple(other for other in departures if other is not one)
+            if self._count(fewer, precision) >= self._count(departures, precision):
+                departures = fewer
+        return departures
