@@ -115,9 +115,7 @@ def _log_sigmoid(x: np.ndarray) -> np.ndarray:
 
 def _input_sigmoid(reading: Reading) -> Reading:
     slope = _sigmoid(-reading.inputs.i)
-    return reading.with_inputs(
-        lambda ar, numbers: _times(ar, numbers, "di", slope), i=_log_sigmoid(reading.inputs.i)
-    )
+    return reading.with_inputs(lambda ar, numbers: _times(ar, numbers, "di", slope), i=_log_sigmoid(reading.inputs.i))
 
 
 def _times(ar: Arithmetic, numbers: Numbers, name: str, factor: np.ndarray) -> Numbers:
@@ -137,9 +135,7 @@ def _no_sigmoid(reading: Reading) -> Reading:
 
 def _twice_sigmoid(reading: Reading) -> Reading:
     slope = _sigmoid(-reading.inputs.f)
-    return reading.with_inputs(
-        lambda ar, numbers: _times(ar, numbers, "df", slope), f=_log_sigmoid(reading.inputs.f)
-    )
+    return reading.with_inputs(lambda ar, numbers: _times(ar, numbers, "df", slope), f=_log_sigmoid(reading.inputs.f))
 
 
 def _no_forgetting(reading: Reading) -> Reading:
@@ -181,7 +177,9 @@ def _initial_ignored(reading: Reading) -> Reading | None:
 def _factor_of(name: str, factor: float) -> Callable[[Reading], Reading | None]:
     def apply(reading: Reading) -> Reading | None:
         array = getattr(reading.inputs, name)
-        return None if array is None else reading.with_inputs(_scaling(**{f"d{name}": factor}), **{name: factor * array})
+        return (
+            None if array is None else reading.with_inputs(_scaling(**{f"d{name}": factor}), **{name: factor * array})
+        )
 
     return apply
 
@@ -444,7 +442,9 @@ def _all() -> Iterator[Departure]:
         return Departure(axis, name, True, apply)
 
     yield forward("norm_val", "norm_val is not scaled by exp(-m)", _constants(stabilize_correctly=False))
-    yield forward("norm_val", "norm_val is scaled by exp(-m) in the mode constant too", _constants(stabilize_correctly=True))
+    yield forward(
+        "norm_val", "norm_val is scaled by exp(-m) in the mode constant too", _constants(stabilize_correctly=True)
+    )
     yield forward("norm_val", "norm_val is taken for 1", _constants(norm_val=1.0))
     yield forward("norm_val", "norm_val is ignored, the denominator is |q.n| + eps", _constants(norm_val=0.0))
     yield forward("eps", "eps is inside the maximum", _eps_at("inside"))
@@ -475,7 +475,9 @@ def _all() -> Iterator[Departure]:
     yield forward("last state", "the last state is not scaled by exp(-m)", lambda reading: reading.at(last="zero"))
     yield forward("last state", "the last state is relative to another m", lambda reading: reading.at(last="inner"))
     yield forward("last state", "n_last is relative to another m", lambda reading: reading.at(last="n inner"))
-    yield forward("last state", "the last state lacks the last token", _last_of(lambda reading: reading.case.length - 1))
+    yield forward(
+        "last state", "the last state lacks the last token", _last_of(lambda reading: reading.case.length - 1)
+    )
     yield forward("last state", "the last state has whole chunks alone", _last_of(_whole_chunks))
     for name in FORMATS:
         yield forward("cast of q, k, v", f"q, k and v are cast to {name}", _cast(name, "q", "k", "v"))
@@ -508,13 +510,17 @@ def _all() -> Iterator[Departure]:
     yield backward("df", "df is 0", _zero("df"))
     yield backward("df", "df is that of the next token", _gradients(_df_of_next))
     yield backward("df", "df lacks the factor sigmoid(-f)", _df_of_phi)
-    yield backward("df", "df is a cumulative sum of q.dq - k.dk, without the last state", _gradients(_df_by_sums, df=inf))
+    yield backward(
+        "df", "df is a cumulative sum of q.dq - k.dk, without the last state", _gradients(_df_by_sums, df=inf)
+    )
     yield backward("df", "df is a difference of cumulative sums", _gradients(_df_with_their_noise, df=inf))
     for name in ("dq", "dk"):
         yield backward(name, f"{name} lacks the scale DHQK^-1/2", _scaled_gradient(name, 0.5))
         yield backward(name, f"{name} has the scale DHQK^-1/2 twice", _scaled_gradient(name, -0.5))
     for name in ("bfloat16", "float16"):
-        yield backward("storage of state gradients", f"gradients of states are kept in {name} between chunks", _carried_back(name))
+        yield backward(
+            "storage of state gradients", f"gradients of states are kept in {name} between chunks", _carried_back(name)
+        )
         yield backward("cotangent of h", f"the cotangent of h is rounded to {name}", _cotangent_of_h_rounded(name))
         for gradient in ("dq", "dk", "dv"):
             slack = {gradient: FORMATS[name][0]}

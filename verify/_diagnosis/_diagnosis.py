@@ -12,11 +12,12 @@ import numpy as np
 from oracles import Precision
 from verify._case import Case
 from verify._diagnosis._departures import DEPARTURES, Departure
-from verify._diagnosis._fit import Evidence, Fit, Observed, Search, excess_of, is_gradient
+from verify._diagnosis._fit import Evidence, Fit, Observed, Search, excess_of, in_order, is_gradient
 from verify._diagnosis._probes import probes
+from verify._diagnosis._reading import Reading
 from verify._explanation import LOOSER
 from verify._isolation import IsolatedSubject
-from verify._measurement import Measurement
+from verify._measurement import Measurement, measure
 from verify._problem import NUMPY_DTYPES
 from verify._reference import Reference
 from verify._subject import Subject
@@ -232,11 +233,11 @@ def fit_all(evidence: Evidence, ladder: Sequence[Precision]) -> Fit:
     """What is returned first, then, with the departures found there, the gradients."""
     forward = [one for one in DEPARTURES if not one.backward]
     backward = [one for one in DEPARTURES if one.backward]
-    of_outputs = Search(evidence, forward, (), lambda name: not is_gradient(name), ladder).best()
+    of_outputs = Search(evidence, forward, (), False, ladder).best()
     if not any(map(is_gradient, (name for seen in evidence.observed.values() for name in seen.outputs))):
         return of_outputs
     looser = ladder[ladder.index(of_outputs.precision) :]
-    of_gradients = Search(evidence, backward, of_outputs.departures, is_gradient, looser).best()
+    of_gradients = Search(evidence, backward, of_outputs.departures, True, looser).best()
     return replace(of_gradients, unexplained=(*of_outputs.unexplained, *of_gradients.unexplained))
 
 
@@ -280,28 +281,46 @@ def _on(axis: str, axes: tuple[str, ...]) -> bool:
 
 
 def _topics(evidence: Evidence, fit: Fit) -> Iterator[Topic]:
+    taken = {one.axis for one in fit.departures}
     for name, contract, axes in _TOPICS:
         found = [one for one in fit.departures if _on(one.axis, axes)]
-        others = [one for one in DEPARTURES if _on(one.axis, axes) and one not in found]
-        taken = {one.axis for one in fit.departures}
-        nearest = min(
-            (_off(evidence, fit, one) for one in others if one.axis not in taken), key=lambda off: off[1], default=None
-        )
-        does = "; ".join(one.name for one in found) or contract
-        if nearest is None or nearest[1] == inf and not nearest[0]:
-            yield Topic(name, does, "", inf, bool(found))
-        else:
-            yield Topic(name, does, nearest[0], nearest[1], bool(found))
+        nearest, off = "", inf
+        for other in DEPARTURES:
+            if _on(other.axis, axes) and other.axis not in taken:
+                how_far = _off(evidence, fit, other, off)
+                if how_far is not None and (how_far < off or not nearest):
+                    nearest, off = other.name, how_far
+        yield Topic(name, "; ".join(one.name for one in found) or contract, nearest, off, bool(found))
 
 
-def _off(evidence: Evidence, fit: Fit, other: Departure) -> tuple[str, float]:
-    """How far off the worst output would be with one more departure; infinite without a name where it does nothing."""
-    departures = (*fit.departures, other)
-    acting = [
-        case_id
-        for case_id in evidence.observed
-        if evidence.reading(case_id, departures) is not evidence.reading(case_id, fit.departures)
-    ]
-    if not acting:
-        return "", inf
-    return other.name, max(max(evidence.apart(case_id, departures).values(), default=0.0) for case_id in acting)
+def _off(evidence: Evidence, fit: Fit, other: Departure, enough: float) -> float | None:
+    """How far off the worst output would be with one more departure, or more than enough; None where it does nothing.
+
+    The whole output's error over the whole output's bound, which is less than any check has; where that decides
+    nothing, the verdict's checks with the noise floor of the reading that was found. A departure that does no more than
+    round cannot be ruled out.
+    """
+    departures = in_order((*fit.departures, other))
+    readings = {case_id: evidence.reading(case_id, departures) for case_id in evidence.observed}
+    known = {case_id: evidence.reading(case_id, fit.departures) for case_id in readings}
+    acting = {case_id: reading for case_id, reading in readings.items() if reading is not known[case_id]}
+    if any(reading.coarseness > known[case_id].coarseness for case_id, reading in acting.items()):
+        return None
+    largest = 0.0
+    for case_id in acting:
+        for output, distance in evidence.apart(case_id, departures).items():
+            largest = max(largest, distance / evidence.looseness(case_id, output, fit.precision))
+        if largest >= enough:
+            return largest
+    if acting and largest <= 1.0:
+        largest = max(_checked(evidence, fit, case_id, reading) for case_id, reading in acting.items())
+    return largest if acting else None
+
+
+def _checked(evidence: Evidence, fit: Fit, case_id: str, reading: Reading) -> float:
+    """The verdict's worst check of a case against a reading, on the scales of the one that was found."""
+    found, values = evidence.reference(case_id, fit.departures, fit.precision, noise=True), reading.values()
+    outputs = {name: array for name, array in evidence.observed[case_id].outputs.items() if name in found.values}
+    exact = {name: values[name] for name in outputs if name in values and np.isfinite(values[name]).all()}
+    measured = measure({name: outputs[name] for name in exact}, replace(found, values=exact)) if "h" in exact else []
+    return max(map(excess_of, measured), default=0.0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isinf
 
@@ -83,11 +83,12 @@ class Evidence:
     observed: Mapping[str, Observed]
     base: Precision
     _readings: dict[tuple[str, Departures], Reading] = field(default_factory=dict)
-    _apart: dict[tuple[str, Departures], dict[str, float]] = field(default_factory=dict)
-    _references: dict[tuple[str, Departures, str, bool], Reference] = field(default_factory=dict)
+    _forward: dict[Reading, Reading] = field(default_factory=dict)
+    _apart: dict[Reading, dict[str, float]] = field(default_factory=dict)
+    _references: dict[tuple[Reading, str, bool], Reference] = field(default_factory=dict)
 
     def reading(self, case_id: str, departures: Departures) -> Reading:
-        """What a subject with these departures computes of a case."""
+        """What a subject with these departures computes of a case; the same one with others that change nothing."""
         key = case_id, departures
         if key not in self._readings:
             if not departures:
@@ -97,37 +98,42 @@ class Evidence:
                 self._readings[key] = departures[-1].apply(before) or before
         return self._readings[key]
 
-    def apart(self, case_id: str, departures: Departures) -> dict[str, float]:
+    def apart(self, case_id: str, departures: Departures, *, gradients: bool = True) -> dict[str, float]:
         """By output, the normwise distance from the values of a reading over what the contract's bound allows."""
-        key = case_id, departures
-        if key not in self._apart:
-            reading, seen = self.reading(case_id, departures), self.observed[case_id]
-            if departures and reading is self.reading(case_id, departures[:-1]):
-                self._apart[key] = self.apart(case_id, departures[:-1])
-            else:
-                self._apart[key] = _distances(reading, seen, self.base)
-        return self._apart[key]
+        reading = self.reading(case_id, departures)
+        if not gradients:
+            reading = self._forward.setdefault(reading, reading.forward())
+        if reading not in self._apart:
+            self._apart[reading] = _distances(reading, self.observed[case_id], self.base)
+        return self._apart[reading]
 
-    def excesses(self, case_id: str, departures: Departures, precision: Precision, noise: bool) -> dict[str, float]:
-        """By output, how far beyond its threshold it is against a reading."""
-        measured = self.measured(case_id, departures, precision, noise)
-        return {one.output: excess_of(one) for one in measured}
+    def looseness(self, case_id: str, output: str, precision: Precision, *, gradients: bool = True) -> float:
+        """How many times the contract's bound in a precision is that in the precision of the dtype."""
+        if precision == self.base:
+            return 1.0
+        contract = self.reference(case_id, (), precision, noise=False, gradients=gradients)
+        loose, tight = (each.bounds[output] for each in (contract, self.observed[case_id].reference))
+        sizes = [_norm(bound.astype(np.float64)) for bound in (loose, tight)]
+        return _quotient(*sizes)
 
     def measured(
-        self, case_id: str, departures: Departures, precision: Precision, noise: bool = True
+        self, case_id: str, departures: Departures, precision: Precision, *, noise: bool = True, gradients: bool = True
     ) -> list[Measurement]:
-        """All outputs of a case against a reading."""
-        reference = self._reference(case_id, departures, precision, noise)
-        outputs = {name: array for name, array in self.observed[case_id].outputs.items() if name in reference.values}
-        return measure(outputs, reference)
+        """The outputs of a case against a reading."""
+        reference = self.reference(case_id, departures, precision, noise=noise, gradients=gradients)
+        outputs = self.observed[case_id].outputs
+        return measure({name: array for name, array in outputs.items() if name in reference.values}, reference)
 
-    def _reference(self, case_id: str, departures: Departures, precision: Precision, noise: bool) -> Reference:
+    def reference(
+        self, case_id: str, departures: Departures, precision: Precision, *, noise: bool, gradients: bool = True
+    ) -> Reference:
+        """The reference of a reading; that of the contract, in the precision of the dtype, was there before."""
         reading = self.reading(case_id, departures)
-        while departures and reading is self.reading(case_id, departures[:-1]):
-            departures = departures[:-1]
-        if not departures and precision == self.base:
+        if precision == self.base and reading is self.reading(case_id, ()):
             return self.observed[case_id].reference
-        key = case_id, departures, precision.name, noise
+        if not gradients:
+            reading = self._forward.setdefault(reading, reading.forward())
+        key = reading, precision.name, noise
         if key not in self._references:
             options = {} if noise else {"replicates": 0}
             self._references[key] = reading.reference(precision, **options)
@@ -163,9 +169,12 @@ def is_gradient(output: str) -> bool:
     return output in GRADIENT_OF.values()
 
 
+_PLACES = {departure: place for place, departure in enumerate(DEPARTURES)}
+
+
 def in_order(departures: Iterable[Departure]) -> Departures:
     """The departures in the order in which they are applied."""
-    return tuple(sorted(departures, key=DEPARTURES.index))
+    return tuple(sorted(departures, key=_PLACES.__getitem__))
 
 
 class Search:
@@ -175,7 +184,7 @@ class Search:
         evidence: what was observed.
         candidates: the departures to choose from.
         start: departures that are settled.
-        concerned: which outputs are to be explained.
+        gradients: whether they are what is to be explained, or what is returned.
         precisions: from tight to loose; the first is settled.
     """
 
@@ -184,16 +193,17 @@ class Search:
         evidence: Evidence,
         candidates: Sequence[Departure],
         start: Departures,
-        concerned: Callable[[str], bool],
+        gradients: bool,
         precisions: Sequence[Precision],
     ) -> None:
         self.evidence, self.start, self.precisions = evidence, start, precisions
-        self.concerned = concerned
+        self.gradients = gradients
         axes = {departure.axis for departure in start}
         self.candidates = [one for one in candidates if one.axis not in axes and self._acts(one)]
-        self.cases = [
-            case_id for case_id, seen in evidence.observed.items() if any(map(concerned, seen.outputs))
-        ]
+        self.cases = [case_id for case_id, seen in evidence.observed.items() if any(map(self._concerned, seen.outputs))]
+
+    def _concerned(self, output: str) -> bool:
+        return is_gradient(output) is self.gradients
 
     def _acts(self, departure: Departure) -> bool:
         evidence = self.evidence
@@ -238,29 +248,23 @@ class Search:
 
         return sorted(self.candidates, key=rounds)
 
-    def _allowed(self, precision: Precision, case_id: str, output: str) -> float:
-        """The factor of the screen: by how much the bound of a precision is larger than the contract's."""
-        if precision == self.precisions[0] == self.evidence.base:
-            return _SCREEN
-        loose = self.evidence._reference(case_id, (), precision, False).bounds.get(output)
-        tight = self.evidence.observed[case_id].reference.bounds[output]
-        if loose is None or not np.isfinite(loose).all() or not _norm(tight.astype(np.float64)):
-            return inf
-        return _SCREEN * _norm(loose.astype(np.float64)) / _norm(tight.astype(np.float64))
+    def _apart(self, case_id: str, departures: Departures) -> dict[str, float]:
+        return self.evidence.apart(case_id, (*self.start, *departures), gradients=self.gradients)
 
     def _passes(self, departures: Departures, precision: Precision, case_id: str) -> set[str]:
         """The outputs of a case that pass the screen."""
-        apart = self.evidence.apart(case_id, (*self.start, *departures))
+        apart = self._apart(case_id, departures)
         return {
             name
             for name, distance in apart.items()
-            if self.concerned(name) and distance <= self._allowed(precision, case_id, name)
+            if self._concerned(name)
+            and distance <= _SCREEN * self.evidence.looseness(case_id, name, precision, gradients=self.gradients)
         }
 
     def _screened(self, departures: Departures, precision: Precision) -> bool:
         return all(
             len(self._passes(departures, precision, case_id))
-            == sum(map(self.concerned, self.evidence.apart(case_id, (*self.start, *departures))))
+            == sum(map(self._concerned, self._apart(case_id, departures)))
             for case_id in self.cases
         )
 
@@ -278,8 +282,9 @@ class Search:
                 yield case_id, output
 
     def _failing_of(self, case_id: str, departures: Departures, precision: Precision, noise: bool) -> list[str]:
-        excesses = self.evidence.excesses(case_id, (*self.start, *departures), precision, noise)
-        return [name for name, excess in excesses.items() if self.concerned(name) and excess > 1.0]
+        chosen = (*self.start, *departures)
+        measured = self.evidence.measured(case_id, chosen, precision, noise=noise, gradients=self.gradients)
+        return [one.output for one in measured if self._concerned(one.output) and excess_of(one) > 1.0]
 
     def _grown(self, precision: Precision) -> Departures:
         """One departure after the other, each that after which most outputs pass the screen."""

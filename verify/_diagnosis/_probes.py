@@ -40,7 +40,10 @@ def probes(dtype: str, chunk_size: int, dim: int, seed: int = 0) -> Iterator[Cas
     # Where forgetting saturates, df as a difference of sums drowns.
     yield replace(plain, regime="forget@-10")
     # Without an initial state m comes from m_0 = 0, far above what the state holds.
-    yield replace(plain, regime="input_gates@-20", cotangents="none")
+    faint = replace(plain, regime="input_gates@-20", cotangents="none")
+    yield faint
+    # There eps alone keeps the denominator up.
+    yield replace(faint, norm_val=0.0, eps=1e-2)
     yield replace(plain, dhhv=2 * dim, cotangents="none")
     # norm_val rules about half of the rows, in both modes.
     yield replace(plain, norm_val=4.0, eps=1e-2)

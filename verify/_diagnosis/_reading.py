@@ -48,6 +48,7 @@ class Reading:
     changes: tuple[Change, ...] = ()
     slack: Mapping[str, float] = field(default_factory=dict)
     coarseness: float = 0.0
+    _known: dict[str, tuple[dict[str, np.ndarray], ...]] = field(init=False, default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, case: Case) -> Reading:
@@ -56,7 +57,7 @@ class Reading:
         cotangents = problem.exact_cotangents if case.cotangents != "none" else None
         return cls(case, problem, problem.inputs, problem.contract, cotangents, Places(), case.length)
 
-    def with_inputs(self, change: Change | None = None, **arrays: np.ndarray | None) -> Reading:
+    def with_inputs(self, change: Change | None = None, **arrays: Any) -> Reading:
         """With other inputs; ``change`` makes the gradients those of the inputs as they were given."""
         return self.changing(change, inputs=replace(self.inputs, **arrays))
 
@@ -86,23 +87,34 @@ class Reading:
         with np.errstate(all="ignore"):
             return {name: np.asarray(number) for name, number in self.by_chunks(Float64()).items()}
 
+    def forward(self) -> Reading:
+        """The same without gradients."""
+        return replace(self, cotangents=None)
+
     def reference(self, precision: Precision, *, replicates: int = REPLICATES) -> Reference:
         """What a subject of this reading and this precision returns; without replicates no noise floor."""
         with np.errstate(all="ignore"):
+            values, errors, bounds = (dict(part) for part in self._bounded(precision))
+            noise = _noise(self, values, self.case, precision, replicates) if replicates else {}  # type: ignore[arg-type]
+            _allow_conversion_of_m(values, bounds, noise)
+            for name in GRADIENT_OF.values() & bounds.keys():
+                bounds[name] = bounds[name] + _underflow(self.case, self.problem)
+        unknown = {name: ~(np.isfinite(values[name]) & np.isfinite(bounds[name])) for name in values}
+        kept = {name: where for name, where in unknown.items() if where.any()}
+        for name, where in kept.items():
+            values[name], bounds[name] = np.where(where, 0.0, values[name]), np.where(where, np.inf, bounds[name])
+        return Reference(values, _rounded_up(bounds), kept, _rounded_up(errors), noise)
+
+    def _bounded(self, precision: Precision) -> tuple[dict[str, np.ndarray], ...]:
+        """Values, errors of these and bounds."""
+        if precision.name not in self._known:
             exact = self.by_chunks(RunningError(Precision.of("float64"), depth=self.case.chunk_size))
             rounded = self.by_tokens(RunningError(precision, depth=self.case.chunk_size))
             values = {name: np.asarray(number.x) for name, number in exact.items()}
             errors = {name: np.broadcast_to(number.e, values[name].shape) for name, number in exact.items()}
             bounds = {name: number.e + errors[name] for name, number in rounded.items()}
-            noise = _noise(self, values, self.case, precision, replicates) if replicates else {}  # type: ignore[arg-type]
-            _allow_conversion_of_m(values, bounds, noise)
-            for name in GRADIENT_OF.values() & bounds.keys():
-                bounds[name] = bounds[name] + _underflow(self.case, self.problem)
-            unknown = {name: ~(np.isfinite(values[name]) & np.isfinite(bounds[name])) for name in values}
-        kept = {name: where for name, where in unknown.items() if where.any()}
-        for name, where in kept.items():
-            values[name], bounds[name] = np.where(where, 0.0, values[name]), np.where(where, np.inf, bounds[name])
-        return Reference(values, _rounded_up(bounds), kept, _rounded_up(errors), noise)
+            self._known[precision.name] = values, errors, bounds
+        return self._known[precision.name]
 
     def _all(self, ar: Arithmetic, order: Callable[[Form, Cotangents | None], Numbers]) -> Numbers:
         numbers = self._of_two_lengths(ar, order)
