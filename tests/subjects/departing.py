@@ -94,7 +94,6 @@ def m_in_base_2(h, last, **_):
     return h, last if last is None else (*last[:2], last[2] * jnp.float32(1 / log(2.0)))
 
 
-
 def wrapped(*faults, base=float32.chunkwise):
     """``base`` inside all of these faults."""
     return functools.reduce(lambda subject, fault: fault(subject), faults, base)
@@ -172,7 +171,8 @@ DEPARTING = {
     # More than two.
     "as NX-AI's": Departing(
         edited(*_AS_NX_AI).chunkwise,
-        ("detached", "dn_0 is 0", "dm_0 is 0", "cotangent of n_last", "cumulative sum of q.dq - k.dk"),
+        # dn_0 is 0 too, which follows: nothing comes back to n.
+        ("detached", "dm_0 is 0", "cotangent of n_last", "cumulative sum of q.dq - k.dk"),
         "tf32",
     ),
 }

@@ -1,4 +1,4 @@
-"""``diagnose``: planted departures are named, correct subjects follow the contract, what is no number is told as such."""
+"""``diagnose``: planted departures are named, correct subjects follow the contract, what is no number is told."""
 
 import json
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_departures_are_named(name, references):
     assert made.fit.precision.name == expected.precision
     assert len(found) == len(expected.departures), found
     for words in expected.departures:
-        assert [words in name for name in found].count(True) == 1, (words, found)
+        assert any(words in name for name in found), (words, found)
 
 
 def test_a_fault_that_is_no_departure_is_not_explained(references):
@@ -92,7 +92,7 @@ def test_without_a_departure_the_form_is_the_oracles(form, changed):
 
 
 def test_every_departure_acts_and_is_apart_from_the_contract():
-    """Each changes what some probe returns, or how far it is rounded; a departure that does nothing would be no news."""
+    """Each changes what some probe returns, or how far it is rounded."""
     cases = list(probes("float32", CHUNK, DIM))
     readings = {case: Reading.of(case) for case in cases}
     values = {case: reading.values() for case, reading in readings.items()}

@@ -6,7 +6,7 @@ screen, which compares normwise errors with the contract's own bounds; it decide
 
 The order is by size, in which a precision looser than the dtype counts as one; of equal sizes the tighter precision is
 first, and exact departures come before those that round. Sets of up to two are all looked at. Larger ones are built one
-departure at a time, each the one after which most outputs are explained, and then lose what they can do without.
+departure at a time, each the one that brings all outputs nearest, and then lose what they can do without.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, isinf
+from math import inf, isinf, log
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from verify._verdict import finding
 
 # The screen lets pass what is this many times further off than the contract's bound: a bound may grow with a departure.
 _SCREEN = 8.0
+# Where sets grow: what is nearer to its bound, or further off, than this counts no more; and what counts as progress.
+_NEAR, _FAR, _PROGRESS = 2.0**-6, 2.0**40, 4.0
 Departures = tuple[Departure, ...]
 
 
@@ -225,7 +227,8 @@ class Search:
             partial.append(Fit((*self.start, *grown), precision, left))
             if not left:
                 return partial[-1]
-        return min(partial, key=lambda fit: (len(fit.unexplained), self.precisions.index(fit.precision)))
+        # A loose precision leaves little, and says nothing of what it hides.
+        return partial[0] if self.gradients else min(partial, key=lambda fit: len(fit.unexplained))
 
     def _by_size(self, largest: int) -> Iterator[tuple[int, Precision]]:
         for total in range(largest + 1):
@@ -242,11 +245,16 @@ class Search:
 
     @functools.cached_property
     def _ordered(self) -> list[Departure]:
-        def rounds(departure: Departure) -> bool:
-            readings = (self.evidence.reading(case, (*self.start, departure)) for case in self.cases)
-            return any(reading.slack or reading.coarseness for reading in readings)
+        return sorted(self.candidates, key=self._rounds)
 
-        return sorted(self.candidates, key=rounds)
+    def _rounds(self, departure: Departure) -> bool:
+        """Whether it does more rounding than its precision has."""
+        readings = (self.evidence.reading(case_id, (*self.start, departure)) for case_id in self.cases)
+        known = (self.evidence.reading(case_id, self.start) for case_id in self.cases)
+        return any(
+            made.slack != before.slack or made.coarseness != before.coarseness
+            for made, before in zip(readings, known, strict=True)
+        )
 
     def _apart(self, case_id: str, departures: Departures) -> dict[str, float]:
         return self.evidence.apart(case_id, (*self.start, *departures), gradients=self.gradients)
@@ -287,25 +295,52 @@ class Search:
         return [one.output for one in measured if self._concerned(one.output) and excess_of(one) > 1.0]
 
     def _grown(self, precision: Precision) -> Departures:
-        """One departure after the other, each that after which most outputs pass the screen."""
+        """One departure after the other: exact ones by how much nearer they bring the outputs, then those that round."""
         chosen: Departures = ()
-        passing = self._count(chosen, precision)
+        cost = self._cost(chosen, precision)
         while True:
-            axes = {departure.axis for departure in chosen}
-            more = [in_order((*chosen, one)) for one in self._ordered if one.axis not in axes]
-            counts = [self._count(departures, precision) for departures in more]
-            if not counts or max(counts) <= passing:
-                return chosen
-            passing = max(counts)
-            chosen = more[counts.index(passing)]
+            more = [departures for departures in self._one_more(chosen) if not self._rounds(departures[-1])]
+            costs = [self._cost(in_order(departures), precision) for departures in more]
+            if not costs or min(costs) > cost - log(_PROGRESS):
+                break
+            cost = min(costs)
+            chosen = more[costs.index(cost)]
+        left = self._beyond_bounds(chosen, precision)
+        for departures in self._one_more(chosen) if left else ():
+            if self._rounds(departures[-1]) and departures[-1].axis not in {one.axis for one in chosen}:
+                fewer = self._beyond_bounds((*chosen, departures[-1]), precision)
+                if fewer < left:
+                    chosen, left = (*chosen, departures[-1]), fewer
+        return in_order(chosen)
 
-    def _count(self, departures: Departures, precision: Precision) -> int:
-        return sum(len(self._passes(departures, precision, case_id)) for case_id in self.cases)
+    def _one_more(self, chosen: Departures) -> list[Departures]:
+        """Chosen ones with another one, last, of an axis that none of them has."""
+        axes = {departure.axis for departure in chosen}
+        return [(*chosen, one) for one in self._ordered if one.axis not in axes]
+
+    def _cost(self, departures: Departures, precision: Precision) -> float:
+        """How far all outputs are off together, each by the logarithm of its error over its bound."""
+        total = 0.0
+        for case_id in self.cases:
+            for output, distance in self._apart(case_id, departures).items():
+                if self._concerned(output):
+                    loose = self.evidence.looseness(case_id, output, precision, gradients=self.gradients)
+                    total += log(min(max(distance / loose, _NEAR), _FAR))
+        return total
+
+    def _beyond_bounds(self, departures: Departures, precision: Precision) -> int:
+        chosen = in_order(departures)
+        return sum(len(self._failing_of(case_id, chosen, precision, False)) for case_id in self.cases)
 
     def _shrunk(self, departures: Departures, precision: Precision) -> Departures:
-        """Without those after whose loss as much passes."""
+        """Without those without which no more outputs fail."""
+        left = len(list(self._failing(departures, precision)))
         for one in departures[::-1]:
             fewer = tuple(other for other in departures if other is not one)
-            if self._count(fewer, precision) >= self._count(departures, precision):
-                departures = fewer
+            # The bound is cheap and tells most.
+            if self._beyond_bounds(fewer, precision) > left:
+                continue
+            failing = len(list(self._failing(fewer, precision)))
+            if failing <= left:
+                departures, left = fewer, failing
         return departures
