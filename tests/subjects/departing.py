@@ -113,6 +113,7 @@ _AS_NX_AI = (
     (_DF, _SUMS + _DF),
 )
 
+detached = planted(_DETACHED)
 DEPARTING = {
     **{
         name: Departing(planted(name), words)

@@ -182,10 +182,10 @@ def test_a_correct_subject_follows_the_contract(verify):
 
 
 def test_a_detached_subject_in_json(verify):
-    code, out, err = verify("--subject", "tests.subjects.wrong:detached", *IN_PROCESS, "--json")
+    code, out, err = verify("--subject", "tests.subjects.departing:detached", *IN_PROCESS, "--json")
     assert code == 1
     document = json.loads(out)
-    assert document["subject"] == "tests.subjects.wrong:detached"
+    assert document["subject"] == "tests.subjects.departing:detached"
     (made,) = document["dtypes"]
     assert made["departures"] == ["the normalizer's gradient is dropped (detached)"]
     assert made["sentence"].startswith("exact, but the normalizer's gradient is dropped (detached); everything else")

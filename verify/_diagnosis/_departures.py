@@ -441,9 +441,9 @@ def _all() -> Iterator[Departure]:
     def backward(axis: str, name: str, apply: Callable[[Reading], Reading | None]) -> Departure:
         return Departure(axis, name, True, apply)
 
-    yield forward("norm_val", "norm_val is not scaled by exp(-m)", _constants(stabilize_correctly=False))
+    yield forward("mode", "norm_val is not scaled by exp(-m)", _constants(stabilize_correctly=False))
     yield forward(
-        "norm_val", "norm_val is scaled by exp(-m) in the mode constant too", _constants(stabilize_correctly=True)
+        "mode", "norm_val is scaled by exp(-m) in the mode constant too", _constants(stabilize_correctly=True)
     )
     yield forward("norm_val", "norm_val is taken for 1", _constants(norm_val=1.0))
     yield forward("norm_val", "norm_val is ignored, the denominator is |q.n| + eps", _constants(norm_val=0.0))

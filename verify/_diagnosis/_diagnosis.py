@@ -265,7 +265,7 @@ _TOPICS = (
     ("cotangents", "of h and of the last state", ("cotangent of",)),
     ("units of m", "natural logarithm, returned and given", ("units of m", "m_0")),
     ("eps", "outside the maximum", ("eps",)),
-    ("norm_val", "scaled by exp(-m) as asked", ("norm_val",)),
+    ("norm_val", "scaled by exp(-m) as asked", ("norm_val", "mode")),
     ("denominator", "|q.n|", ("absolute value",)),
     ("scale", "DHQK^-1/2, on q.k", ("scale",)),
     ("gates", "exp(i), sigmoid(f)", ("input gate", "gates", "forget gate")),

@@ -222,13 +222,14 @@ class Search:
                     return Fit((*self.start, *departures), precision)
         partial = []
         for precision in self.precisions:
-            grown = self._shrunk(self._grown(precision), precision)
-            left = tuple(self._failing(grown, precision))
-            partial.append(Fit((*self.start, *grown), precision, left))
-            if not left:
-                return partial[-1]
+            grown = self._grown(precision)
+            partial.append((self._beyond_bounds(grown, precision), grown, precision))
+            if self._explains(grown, precision):
+                return Fit((*self.start, *self._shrunk(grown, precision, explains=True)), precision)
         # A loose precision leaves little, and says nothing of what it hides.
-        return partial[0] if self.gradients else min(partial, key=lambda fit: len(fit.unexplained))
+        _, grown, precision = partial[0] if self.gradients else min(partial, key=lambda each: each[0])
+        kept = self._shrunk(grown, precision, explains=False)
+        return Fit((*self.start, *kept), precision, tuple(self._failing(kept, precision)))
 
     def _by_size(self, largest: int) -> Iterator[tuple[int, Precision]]:
         for total in range(largest + 1):
@@ -295,7 +296,7 @@ class Search:
         return [one.output for one in measured if self._concerned(one.output) and excess_of(one) > 1.0]
 
     def _grown(self, precision: Precision) -> Departures:
-        """One departure after the other: exact ones by how much nearer they bring the outputs, then those that round."""
+        """One departure after the other: exact ones by how near they bring the outputs, then those that round."""
         chosen: Departures = ()
         cost = self._cost(chosen, precision)
         while True:
@@ -332,15 +333,11 @@ class Search:
         chosen = in_order(departures)
         return sum(len(self._failing_of(case_id, chosen, precision, False)) for case_id in self.cases)
 
-    def _shrunk(self, departures: Departures, precision: Precision) -> Departures:
-        """Without those without which no more outputs fail."""
-        left = len(list(self._failing(departures, precision)))
+    def _shrunk(self, departures: Departures, precision: Precision, *, explains: bool) -> Departures:
+        """Without those without which no more outputs are beyond their bounds or, if it explains, it still does."""
+        left = self._beyond_bounds(departures, precision)
         for one in departures[::-1]:
             fewer = tuple(other for other in departures if other is not one)
-            # The bound is cheap and tells most.
-            if self._beyond_bounds(fewer, precision) > left:
-                continue
-            failing = len(list(self._failing(fewer, precision)))
-            if failing <= left:
-                departures, left = fewer, failing
+            if self._beyond_bounds(fewer, precision) <= left and (not explains or self._explains(fewer, precision)):
+                departures = fewer
         return departures

@@ -74,8 +74,12 @@ def print_diagnoses(console: Console, subject: str, where: str, diagnoses: Seque
 def _print_failures(console: Console, diagnosis: Diagnosis) -> None:
     if diagnosis.fit is None:
         return
+    cases: dict[str, list[str]] = {}
     for failure in diagnosis.failures:
-        console.print(f"  {_short(failure.case)}: {outcome_words(failure)}", style="bold red")
+        cases.setdefault(outcome_words(failure), []).append(_short(failure.case))
+    for words, failed in cases.items():
+        told = failed[0] if len(failed) == 1 else f"{len(failed)} cases"
+        console.print(f"  {told}: {words}", style="bold red")
 
 
 def _topics_table(diagnosis: Diagnosis) -> Table:
