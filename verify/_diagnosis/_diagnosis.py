@@ -304,7 +304,7 @@ def _off(evidence: Evidence, fit: Fit, other: Departure, enough: float) -> float
     readings = {case_id: evidence.reading(case_id, departures) for case_id in evidence.observed}
     known = {case_id: evidence.reading(case_id, fit.departures) for case_id in readings}
     acting = {case_id: reading for case_id, reading in readings.items() if reading is not known[case_id]}
-    if any(reading.coarseness > known[case_id].coarseness for case_id, reading in acting.items()):
+    if any(_rounds_alone(known[case_id], reading) for case_id, reading in acting.items()):
         return None
     largest = 0.0
     for case_id in acting:
@@ -315,6 +315,12 @@ def _off(evidence: Evidence, fit: Fit, other: Departure, enough: float) -> float
     if acting and largest <= 1.0:
         largest = max(_checked(evidence, fit, case_id, reading) for case_id, reading in acting.items())
     return largest if acting else None
+
+
+def _rounds_alone(known: Reading, reading: Reading) -> bool:
+    if reading.coarseness > known.coarseness:
+        return True
+    return reading.slack != known.slack and reading.inputs is known.inputs
 
 
 def _checked(evidence: Evidence, fit: Fit, case_id: str, reading: Reading) -> float:

@@ -34,7 +34,8 @@ def probes(dtype: str, chunk_size: int, dim: int, seed: int = 0) -> Iterator[Cas
     yield plain
     # A state that enters, with h and the last state differentiated apart: gradients add up.
     yield warm
-    yield replace(warm, cotangents="last")
+    # Here m comes from m_0, and what passes through it crosses all chunks.
+    yield replace(plain, regime="forget@10", initial="warm@4", cotangents="last")
     # eps is 1 % of a denominator near 1.
     yield replace(warm, eps=1e-2)
     # Where forgetting saturates, df as a difference of sums drowns.
