@@ -184,6 +184,10 @@ def test_a_detached_subject_in_json(verify):
     assert made["sentence"].startswith("exact, but the normalizer's gradient is dropped (detached); everything else")
     assert made["precision"] == "float32"
     assert not made["unexplained"] + made["failures"]
+    assert [point["name"] for point in made["contract"] if point["departs"]] == [
+        "gradient of the normalizer",
+        "gradient of the stabilizer",
+    ]
     worst = {row["output"]: row for row in made["outputs"]}
     assert worst["dq"]["contract_excess"] > 100 > 1 > worst["dq"]["left_excess"]
     assert "run ordinary:" in err

@@ -285,6 +285,11 @@ def _topics(evidence: Evidence, fit: Fit) -> Iterator[Topic]:
     for name, contract, axes in _TOPICS:
         found = [one for one in fit.departures if _on(one.axis, axes)]
         nearest, off = "", inf
+        detached = [one for one in fit.departures if one.name.endswith("(detached)")]
+        if detached and "stabilizer" in axes:
+            # Both are dropped, and no other way to the stabilizer is left to be told apart.
+            yield Topic(name, "; ".join(one.name for one in (*detached, *found)), nearest, off, True)
+            continue
         for other in DEPARTURES:
             if _on(other.axis, axes) and other.axis not in taken:
                 how_far = _off(evidence, fit, other, off)
