@@ -18,7 +18,7 @@ from verify._reference import Reference
 from verify._verdict import Outcome, Verdict, finding
 
 # From tight to loose. What claims 16 bits has float32 gates and states.
-_LOOSER = {"float32": ("tf32x3", "tf32", "bfloat16"), "float16": ("bfloat16",), "bfloat16": ()}
+LOOSER = {"float32": ("tf32x3", "tf32", "bfloat16"), "float16": ("bfloat16",), "bfloat16": ()}
 # Beyond float32's bound by more than bfloat16's units are larger, no precision of these explains it.
 _HOPELESS = 2.0**17
 
@@ -50,7 +50,7 @@ def _precision(
 ) -> str | None:
     if max(measured.ratio for measured in measurements) > _HOPELESS:
         return None
-    for name in _LOOSER[case.dtype]:
+    for name in LOOSER[case.dtype]:
         # The bound is cheap and tells most; the noise floor tells the rest.
         for replicates in ({"replicates": 0}, {}):
             found = finding(measure(outputs, compute(case, precision=name, **replicates)))

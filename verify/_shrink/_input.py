@@ -137,4 +137,3 @@ def _word(case: Case, cotangents: Arrays) -> str:
     if "h" not in cotangents:
         return "last"
     return "h" if len(cotangents) == 1 else case.cotangents
-

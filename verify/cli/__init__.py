@@ -15,6 +15,7 @@ from verify._errors import SuiteError, UsageError
 from verify.cli._baseline import baseline_app
 from verify.cli._bisect import bisect
 from verify.cli._calibrate import calibrate_command
+from verify.cli._diagnose import diagnose
 from verify.cli._drift import drift
 from verify.cli._export import export
 from verify.cli._list import list_app
@@ -37,6 +38,7 @@ app.command()(bisect)
 app.command()(shrink)
 app.command()(search)
 app.command()(trace)
+app.command()(diagnose)
 app.command("calibrate")(calibrate_command)
 app.add_typer(list_app, name="list")
 app.add_typer(baseline_app, name="baseline")

@@ -118,7 +118,7 @@ def run(
         opened = open_on_cluster(scheduler, jobs, subject or DEFAULT_SUBJECT, backend, isolate, limits, python)
     else:
         opened = open_subject(subject or DEFAULT_SUBJECT, backend, isolate, limits, python)
-    with _clean_stdout() if as_json else contextlib.nullcontext(), opened as loaded:
+    with clean_stdout() if as_json else contextlib.nullcontext(), opened as loaded:
         # A worker starts meanwhile.
         for name in self_test():
             print(f"notice: the self-test leaves out {name}", file=sys.stderr)
@@ -270,7 +270,7 @@ def _exit_code(records: list[dict[str, Any]]) -> int:
 
 
 @contextlib.contextmanager
-def _clean_stdout() -> Iterator[None]:
+def clean_stdout() -> Iterator[None]:
     """Send what anybody else prints, C code included, to stderr."""
     sys.stdout.flush()
     saved = os.dup(1)

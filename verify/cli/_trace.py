@@ -20,7 +20,7 @@ from verify._trace._text import as_document, print_trace
 from verify._trace._tracing import trace_case
 from verify.cli._cache import CacheOption, open_cache
 from verify.cli._opening import IsolateOption, given_limits, open_subject
-from verify.cli._run import _clean_stdout
+from verify.cli._run import clean_stdout
 
 
 def trace(
@@ -43,7 +43,7 @@ def trace(
     if isinstance(parsed, RelationCase):
         raise UsageError(f"--case {case} checks a relation, which has no oracle; trace the case {parsed.base.id}.")
     store, limits = open_cache(cache), given_limits(timeout, memory)
-    clean = _clean_stdout() if as_json else contextlib.nullcontext()
+    clean = clean_stdout() if as_json else contextlib.nullcontext()
     with clean, open_subject(subject, backend, isolate, limits, python) as opened:
         reference, _, damage = or_fail(parsed, lambda: store.fetch(parsed))
         if damage:

@@ -1,0 +1,232 @@
+"""``diagnose``: planted departures are named, correct subjects follow the contract, what is no number is told."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from oracles import Precision
+from tests.subjects import float32
+from tests.subjects.departing import DEPARTING
+from tests.subjects.planted import PLANTED
+from verify import Case, compute_reference
+from verify._diagnosis._departures import DEPARTURES
+from verify._diagnosis._diagnosis import diagnose, execute, plan
+from verify._diagnosis._fit import Evidence, Observed
+from verify._diagnosis._probes import probes
+from verify._diagnosis._reading import Reading
+from verify._diagnosis._text import sentence
+from verify._subject import make_subject
+from verify.cli import main
+
+CHUNK, DIM = 4, 8
+FLOAT32 = Precision.of("float32")
+
+
+@pytest.fixture(scope="module")
+def references():
+    known = {}
+
+    def of(case):
+        if case not in known:
+            known[case] = compute_reference(case)
+        return known[case]
+
+    return of
+
+
+def diagnosed(function, references, dtype="float32"):
+    subject = make_subject("departing", function)
+    able, unable = plan(subject, dtype, CHUNK, DIM, 0, gradients=True)
+    with np.errstate(all="ignore"):
+        returned, failures = execute(subject, able, lambda _: None)
+    return diagnose(dtype, returned, {case: references(case) for case in returned}, failures, unable)
+
+
+# All of DEPARTING take minutes.
+SAMPLE = ("no initial m", "detached, m in base 2", "as NX-AI's")
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_departures_are_named(name, references):
+    expected = DEPARTING[name]
+    made = diagnosed(expected.function, references)
+    found = [departure.name for departure in made.fit.departures]
+    assert made.fit.explains, sentence(made)
+    assert not made.follows
+    assert made.fit.precision.name == expected.precision
+    assert len(found) == len(expected.departures), found
+    for words in expected.departures:
+        assert any(words in name for name in found), (words, found)
+
+
+def test_a_fault_that_is_no_departure_is_not_explained(references):
+    made = diagnosed(PLANTED["keys of batch 0"].function, references)
+    assert made.follows  # there is one batch
+    made = diagnosed(PLANTED["n scaled by 1.0001"].function, references)
+    assert not made.follows
+    assert made.fit.unexplained or made.fit.precision.name != "float32"
+
+
+@pytest.mark.parametrize("form", ["by_chunks", "by_tokens"])
+@pytest.mark.parametrize("changed", [{}, {"stabilize_correctly": False}, {"initial": "empty@3"}])
+def test_without_a_departure_the_form_is_the_oracles(form, changed):
+    case = Case(length=11, dhqk=4, dhhv=3, chunk_size=4, cotangents="all", initial="warm@2", eps=1e-2)
+    case = replace(case, **changed)
+    wanted, made = compute_reference(case), Reading.of(case).reference(FLOAT32)
+    for name in wanted.values:
+        for part in ("values", "errors", "bounds"):
+            np.testing.assert_array_equal(getattr(made, part)[name], getattr(wanted, part)[name], f"{part} of {name}")
+        # Other random numbers.
+        floor, other = made.noise[name], wanted.noise[name]
+        assert np.all((floor < 4 * other + 1e-30) & (other < 4 * floor + 1e-30)), name
+    assert form  # both orders are in the bounds and in the noise
+
+
+def test_every_departure_acts_and_is_apart_from_the_contract():
+    """Each changes what some probe returns, or how far it is rounded."""
+    cases = list(probes("float32", CHUNK, DIM))
+    readings = {case: Reading.of(case) for case in cases}
+    values = {case: reading.values() for case, reading in readings.items()}
+    inside = next(one for one in DEPARTURES if one.name == "eps is inside the maximum")
+    never = next(one for one in DEPARTURES if one.name == "norm_val is not scaled by exp(-m)")
+    for departure in DEPARTURES:
+        seen = False
+        for case in cases:
+            before = readings[case]
+            if departure.axis == "eps gradient":
+                before = inside.apply(before) or before
+            if departure.name.endswith("of the mode asked for"):
+                before = never.apply(before) or before
+            made = departure.apply(before)
+            if made is None:
+                continue
+            start = values[case] if before is readings[case] else before.values()
+            after = made.values()
+            rounds = made.slack or made.coarseness
+            seen = seen or bool(rounds) or any(not np.array_equal(after[name], start[name]) for name in after)
+            if departure.backward:
+                assert all(np.array_equal(after[n], start[n]) for n in ("h", "C_last", "n_last", "m_last"))
+        assert seen, departure.name
+
+
+def test_the_gradient_of_a_departure_of_what_goes_in_is_autodiffs():
+    """A difference quotient of the departed forward pass along every input at once."""
+    case = Case(length=7, dhqk=4, dhhv=4, chunk_size=4, cotangents="all", initial="warm@2", eps=1e-2, norm_val=4.0)
+    step = 1e-6
+    rng = np.random.default_rng(0)
+    exempt = {"cast", "storage of h", "storage of states", "forget gate", "last state", "units of m"}
+    for departure in DEPARTURES:
+        if departure.backward or any(departure.axis.startswith(axis) for axis in exempt):
+            continue
+        made = departure.apply(Reading.of(case))
+        if made is None:
+            continue
+        plain = Reading.of(case)
+        names = ("q", "k", "v", "i", "f", "C_0", "n_0", "m_0")
+        along = {name: rng.standard_normal(getattr(plain.inputs, name).shape) for name in names}
+        gradients = made.values()
+        slope = sum(float(np.sum(along[name] * gradients[f"d{name}"])) for name in names)
+
+        def loss(sign, departure=departure, plain=plain, along=along):
+            moved = {name: getattr(plain.inputs, name) + sign * step * way for name, way in along.items()}
+            reading = departure.apply(replace(plain, inputs=replace(plain.inputs, **moved)))
+            outputs, given = reading.values(), plain.cotangents
+            pairs = {"h": given.h, "C_last": given.C_last, "n_last": given.n_last, "m_last": given.m_last}
+            return sum(float(np.sum(outputs[name] * cotangent)) for name, cotangent in pairs.items())
+
+        quotient = (loss(1) - loss(-1)) / (2 * step)
+        assert abs(quotient - slope) <= 1e-5 * (abs(slope) + 1.0), (departure.name, quotient, slope)
+
+
+def test_a_reading_is_as_far_from_another_as_its_values_say():
+    case = Case(length=8, dhqk=8, dhhv=8, chunk_size=4, cotangents="h")
+    outputs = {name: array.astype(np.float32) for name, array in Reading.of(case).values().items()}
+    evidence = Evidence({case.id: Observed(case, outputs, compute_reference(case))}, FLOAT32)
+    detached = next(one for one in DEPARTURES if "detached" in one.name)
+    assert max(evidence.apart(case.id, ()).values()) < 1.0
+    apart = evidence.apart(case.id, (detached,))
+    assert apart["h"] < 1.0 < apart["dq"]
+
+
+@pytest.fixture
+def verify(monkeypatch, capsys, tmp_path):
+    def call(*arguments):
+        line = ["diagnose", "--chunk-size", CHUNK, "--dim", DIM, "--jobs", 0, "--cache", tmp_path, *arguments]
+        monkeypatch.setattr("sys.argv", ["mlstm-verify", *map(str, line)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return call
+
+
+IN_PROCESS = ("--isolate", "none", "--dtype", "float32")
+
+
+def test_a_correct_subject_follows_the_contract(verify):
+    code, out, _ = verify("--subject", "tests.subjects.float32:chunkwise", *IN_PROCESS)
+    assert code == 0, out
+    assert "float32: follows the contract" in out
+    assert "not told apart" not in "".join(line for line in out.splitlines() if line.startswith(("eps", "units")))
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_a_detached_subject_in_json(verify):
+    code, out, err = verify("--subject", "tests.subjects.departing:detached", *IN_PROCESS, "--json")
+    assert code == 1
+    document = json.loads(out)
+    assert document["subject"] == "tests.subjects.departing:detached"
+    (made,) = document["dtypes"]
+    assert made["departures"] == ["the normalizer's gradient is dropped (detached)"]
+    assert made["sentence"].startswith("exact, but the normalizer's gradient is dropped (detached); everything else")
+    assert made["precision"] == "float32"
+    assert not made["unexplained"] + made["failures"]
+    assert [point["name"] for point in made["contract"] if point["departs"]] == [
+        "gradient of the normalizer",
+        "gradient of the stabilizer",
+    ]
+    worst = {row["output"]: row for row in made["outputs"]}
+    assert worst["dq"]["contract_excess"] > 100 > 1 > worst["dq"]["left_excess"]
+    assert "run ordinary:" in err
+
+
+def test_a_death_is_told_and_the_others_go_on(verify):
+    code, out, _ = verify("--subject", "tests.subjects.dies_in_bfloat16:mlstm", "--dtype", "bfloat16")
+    assert code == 1
+    assert "bfloat16: crash in the compiler: its worker" in out
+    assert "Assertion" in out
+
+
+def test_only_the_gradients_fail(verify):
+    code, out, _ = verify("--subject", "tests.subjects.wrong:not_differentiable", *IN_PROCESS)
+    assert code == 1
+    assert "crash of the gradients: the VJP" in out
+    assert "float32: follows the contract" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--dtype", "float8"), "--dtype is 'float8'; expected one of float32, float16, bfloat16"),
+        (("--chunk-size", "0"), "chunk_size is 0; expected at least 1"),
+        (("--dim", "0"), "dhqk is 0; expected at least 1"),
+        (("--subject", "no_colon", "--isolate", "none"), "expected module:callable"),
+        (("--timeout", "0"), "--timeout is 0"),
+    ],
+)
+def test_bad_input(verify, arguments, told):
+    code, out, err = verify(*arguments)
+    assert (code, out) == (2, "")
+    assert told in err
+
+
+def test_a_reading_of_a_correct_subject_without_a_state(references):
+    def bare(q, k, v, i, f):
+        return float32.chunkwise(q, k, v, i, f, chunk_size=CHUNK)
+
+    made = diagnosed(bare, references)
+    assert made.follows, sentence(made)
+    assert made.unsupported
