@@ -67,9 +67,18 @@ def _ask(interpreter: Path) -> tuple[dict[str, str], str]:
 
 
 def worker_command(
-    interpreter: Path | None, descriptor: int, parent: int, subject: str, backend: BackendOption
+    interpreter: Path | None,
+    descriptor: int,
+    parent: int,
+    subject: str,
+    backend: BackendOption,
+    before: Path | None = None,
 ) -> list[str]:
-    """The command that starts a worker under an interpreter; None is this process's own."""
+    """The command that starts a worker under an interpreter; None is this process's own.
+
+    What is in the directory ``before`` is found before what this process would find; not under another interpreter.
+    """
+    assert interpreter is None or before is None
     if interpreter is not None:
         places = {name: _place(name) for name in ("kernels", "oracles", "verify")}
         script = Path(__file__).with_name("_start.py")
@@ -77,7 +86,8 @@ def worker_command(
         return [str(interpreter), "-P", str(script), *map(str, words)]
     work = f"work({descriptor}, {parent}, {subject!r}, BackendOption({backend.value!r}))"
     # Not by -m: modules must be found where this process finds them, and nowhere else.
-    code = f"import sys; sys.path[:] = {sys.path!r}; from verify._worker import BackendOption, work; {work}"
+    path = sys.path if before is None else [str(before), *sys.path]
+    code = f"import sys; sys.path[:] = {path!r}; from verify._worker import BackendOption, work; {work}"
     return [sys.executable, "-P", "-c", code]
 
 

@@ -78,18 +78,27 @@ class IsolatedSubject:
         limits: what a case may take.
         alone: whether each case has a worker of its own.
         python: the interpreter of the workers; this process's own, unless given.
+        before: a directory whose packages are imported before those of this process, as a changed copy of one is;
+            ``started.files`` says what was. Not with ``python``.
 
     Raises:
         UsageError: if ``python`` is no interpreter that can be a worker's.
     """
 
     def __init__(
-        self, name: str, backend: BackendOption, limits: Limits, *, alone: bool = False, python: Path | None = None
+        self,
+        name: str,
+        backend: BackendOption,
+        limits: Limits,
+        *,
+        alone: bool = False,
+        python: Path | None = None,
+        before: Path | None = None,
     ) -> None:
         self.name = name
         self._python = None if python is None else find_interpreter(python)
         self._limits, self._alone = limits, alone
-        self._start = functools.partial(_Worker, name, backend, limits.memory, self._python)
+        self._start = functools.partial(_Worker, name, backend, limits.memory, self._python, before)
         # It imports JAX while the caller does something else; ``started`` waits.
         self._worker = self._start()
         self._used = self._stopped = False
@@ -198,13 +207,15 @@ class _Worker:
         death: how it died, if that was by itself.
     """
 
-    def __init__(self, subject: str, backend: BackendOption, memory: int, python: Path | None) -> None:
+    def __init__(
+        self, subject: str, backend: BackendOption, memory: int, python: Path | None, before: Path | None
+    ) -> None:
         self.death: str | None = None
         self._memory = memory
         self._killed: tuple[Outcome, str] | None = None
         self._channel, theirs = multiprocessing.Pipe()
         self._process = subprocess.Popen(
-            worker_command(python, theirs.fileno(), os.getpid(), subject, backend),
+            worker_command(python, theirs.fileno(), os.getpid(), subject, backend, before),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

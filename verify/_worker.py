@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -34,11 +34,13 @@ class Started(Signature):
         parameters: of the subject.
         environment: what the subject runs on.
         missing: which of jax and ml_dtypes its interpreter has not.
+        files: of every module of the subject's package that it has imported, by name.
     """
 
     parameters: frozenset[str] | None
     environment: dict[str, Any]
     missing: frozenset[str]
+    files: dict[str, str] = field(default_factory=dict)
 
     def lacks(self, case: Case) -> str | None:
         """As of any signature, and what the case needs of the interpreter."""
@@ -70,7 +72,7 @@ def work(descriptor: int, parent: int, subject: str, backend: BackendOption) -> 
     try:
         loaded = _load(subject, backend)
         missing = frozenset(name for name in ("jax", "ml_dtypes") if importlib.util.find_spec(name) is None)
-        channel.send(Started(loaded.parameters, describe_environment(), missing))
+        channel.send(Started(loaded.parameters, describe_environment(), missing, _files_of(subject)))
     except Exception as error:
         channel.send(error if isinstance(error, UsageError) else SuiteError(traceback.format_exc()[-2000:]))
         return
@@ -85,6 +87,12 @@ def work(descriptor: int, parent: int, subject: str, backend: BackendOption) -> 
 def _load(subject: str, backend: BackendOption) -> Subject:
     choose_backend(backend)
     return load_subject(subject)
+
+
+def _files_of(subject: str) -> dict[str, str]:
+    package = subject.partition(":")[0].partition(".")[0]
+    modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == package}
+    return {name: str(file) for name, module in modules.items() if (file := getattr(module, "__file__", None))}
 
 
 def _answer(request: Any, subject: Subject) -> Any:
