@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from verify._mutants import _of_backward, _of_device_functions, _of_forward, _of_host, _of_pairs
 from verify._mutants._mutant import Mutant
+from verify._tiers import TIERS
 
 CATALOGUE: tuple[Mutant, ...] = (
     *_of_device_functions.MUTANTS,
@@ -22,3 +23,9 @@ def sampled(mutants: Sequence[Mutant], size: int, seed: int) -> list[Mutant]:
     killable = [mutant for mutant in mutants if not mutant.equivalent]
     chosen = {mutant.name for mutant in random.Random(seed).sample(killable, min(size, len(killable)))}
     return [mutant for mutant in killable if mutant.name in chosen]
+
+
+def in_reach(mutant: Mutant, tier: str) -> bool:
+    """Whether a case of the tier is meant to see it, or none could."""
+    names = list(TIERS)
+    return not mutant.beyond and names.index(mutant.tier) <= names.index(tier)

@@ -117,9 +117,7 @@ class Trial:
         references: of the cases.
     """
 
-    def __init__(
-        self, cases: Sequence[Case], backend: BackendOption, limits: Limits, references: References
-    ) -> None:
+    def __init__(self, cases: Sequence[Case], backend: BackendOption, limits: Limits, references: References) -> None:
         self.cases = cases
         self._backend, self._limits, self._references = backend, limits, references
         self._open: set[IsolatedSubject] = set()
@@ -156,9 +154,7 @@ class Trial:
             check = f"{verdict.worst.output} {CHECKS.get(verdict.worst.check, verdict.worst.check)}"
             excess = verdict.worst.excess
         reason = verdict.reason.partition("\n")[0]
-        return Fate(
-            mutant.name, status, failure.case.id, verdict.outcome.value, check, excess, reason, count, seconds
-        )
+        return Fate(mutant.name, status, failure.case.id, verdict.outcome.value, check, excess, reason, count, seconds)
 
     def control(self, cases: Sequence[Case]) -> Failure | None:
         """The first case in which a copy of the kernels without a mutant fails, or None."""
