@@ -14,8 +14,8 @@ from verify._mutants import CATALOGUE
 HEAD = """# Mutants
 
 Printed by `PYTHONPATH=. python docs/mutants.py FILE` from the FILE of `mlstm-verify mutants --tier {tier} --out FILE`,
-on {device} (backend {backend}). Of each mutant: the case that killed it, the first that failed and not the worst; by which
-check; and how many times over its threshold: a number that is not finite is infinitely far, and a relation has none.
+on {device} (backend {backend}). Of each mutant: the case that killed it, the first that failed and not the worst; by
+which check; and how many times over its threshold: what is not finite is infinitely far, and a relation has none.
 
 | mutant | what the kernels do | where | grade | fate | check | times the threshold | case |
 | --- | --- | --- | --- | --- | --- | --- | --- |"""

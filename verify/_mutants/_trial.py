@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,8 @@ from verify._verdict import Outcome, Verdict, judge
 
 # An equivalent mutant is run on the first cases of those that would see it if the argument were wrong.
 OF_EQUIVALENT = 6
+# What the interpreter raises where a compiler would refuse the source.
+_MISTAKE = re.compile(r"\b(NameError|UnboundLocalError|AttributeError|TypeError|IncompatibleTypeErrorImpl)\b")
 
 
 class Status(StrEnum):
@@ -147,13 +150,13 @@ class Trial:
             return Fate(mutant.name, status, "", "", "", float("nan"), "", count, seconds)
         status = Status.NOT_EQUIVALENT if mutant.equivalent else Status.KILLED
         verdict = failure.verdict
-        if verdict.outcome is Outcome.COMPILE_ERROR:
+        reason = verdict.reason.partition("\n")[0]
+        if verdict.outcome is Outcome.COMPILE_ERROR or (verdict.outcome is Outcome.CRASH and _MISTAKE.search(reason)):
             status = Status.BROKEN
         check, excess = verdict.outcome.value, float("nan")
         if verdict.worst is not None:
             check = f"{verdict.worst.output} {CHECKS.get(verdict.worst.check, verdict.worst.check)}"
             excess = verdict.worst.excess
-        reason = verdict.reason.partition("\n")[0]
         return Fate(mutant.name, status, failure.case.id, verdict.outcome.value, check, excess, reason, count, seconds)
 
     def control(self, cases: Sequence[Case]) -> Failure | None:
