@@ -123,7 +123,7 @@ MUTANTS = (
         function="_round_to_bits",
         old="bits + ((1 << DROPPED - 1) - 1) + odd >> DROPPED << DROPPED",
         new="bits >> DROPPED << DROPPED",
-        seen=("float16: vjp-all",),
+        seen=(":float16: vjp-all",),
     ),
     _ARITHMETIC(
         "dots keep seven bits",
@@ -133,7 +133,7 @@ MUTANTS = (
         old="_round_to_bits(a, 13)",
         new="_round_to_bits(a, 16)",
         nth=1,
-        seen=("float16: vjp-all",),
+        seen=(":float16: vjp-all",),
     ),
     _ARITHMETIC(
         "NaN reaches earlier rows",
@@ -283,7 +283,7 @@ MUTANTS = (
         function="times_exp",
         old="tl.where(factor > 0.0, product, 0.0)",
         new="product",
-        seen=("input_gates@-100: nv0.0:eps0.0", "nv0.0 warm@-1000", "nv0.0 empty@-1000"),
+        seen=("constant:nv0.0 empty@1000", "nv0.0:eps0.0:empty@1000"),
     ),
     _DENOMINATOR(
         "eps inside the maximum",

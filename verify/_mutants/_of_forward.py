@@ -87,7 +87,7 @@ MUTANTS = (
         "medium",
         old="tl.load(vecBeta + last)",
         new="tl.load(vecBeta + tl.maximum(last - 1, 0))",
-        seen=("two_pieces/", "ordinary: warm", "forget@10:"),
+        seen=("forget@10: correct", "two_pieces/"),
     ),
     _RECURRENT(
         "m of the state without decay",
@@ -126,7 +126,7 @@ MUTANTS = (
         "The gates of a block are those of the block before: loaded ahead, used too late.",
         "easy",
         old="total, best, sigma, i = ahead_gates",
-        new="sigma, i = (ahead_gates[2], ahead_gates[3])",
+        new="_, _, sigma, i = ahead_gates",
         nth=1,
     ),
     _RECURRENT(

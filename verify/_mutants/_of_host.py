@@ -81,7 +81,7 @@ MUTANTS = (
         function="",
         old="'fp16'",
         new="'bf16'",
-        seen=("float16: vjp-all", "float16: vjp-h", "float16:"),
+        seen=(":float16: vjp-all", ":float16: vjp-h", ":float16:"),
     ),
     _FORWARD(
         "kept states in bfloat16",
@@ -304,7 +304,7 @@ MUTANTS = (
         function="_cast",
         old="jnp.asarray(x, jnp.float32)",
         new="jnp.asarray(jnp.asarray(x, dtype), jnp.float32)",
-        seen=("bfloat16: warm@50 vjp-all", "bfloat16: vjp", "bfloat16:"),
+        seen=(":bfloat16: warm@50 vjp-all", ":bfloat16: vjp", ":bfloat16:"),
     ),
     _FWBW(
         "v cast away",
@@ -331,6 +331,6 @@ MUTANTS = (
         function="_mlstm_bwd",
         old="gradient.astype(dtype)",
         new="gradient.astype(static.dtype).astype(dtype)",
-        seen=("bfloat16: vjp-all", "float16: vjp-all", "bfloat16: vjp"),
+        seen=(":bfloat16: vjp-all", ":float16: vjp-all", ":bfloat16: vjp"),
     ),
 )
