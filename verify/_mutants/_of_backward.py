@@ -159,15 +159,6 @@ MUTANTS = (
         seen=("warm@50 vjp-all", "warm@50 vjp", "warm@-50 vjp-all", "empty@1000 vjp-all"),
     ),
     _MESSAGES(
-        "ties to the input gate",
-        "Where both are equal, m comes from the input gate, not from the state.",
-        "hard",
-        function="takes_from_before",
-        old="log_sigmoid(f) + before >= i",
-        new="log_sigmoid(f) + before > i",
-        seen=("kept: constant", "repeated: constant", "forget@1000: constant", "zeros: constant"),
-    ),
-    _MESSAGES(
         "m of the token itself",
         "Whether m comes from the state is decided with m of the token itself, not of the one before.",
         "medium",
