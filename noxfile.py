@@ -69,6 +69,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Bugs planted in the kernels, which the suite must see: a sample of 20, or what the options of `mutants` say."""
+    _install(session, *_backend_extras(session))
+    session.run("python", "-m", "verify", "mutants", *(session.posargs or ["--sample", "20"]))
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """pytest-benchmark figures of oracles and kernels, and on a GPU the table beside mlstm_kernels; no test."""
     _install(session, "tests", *_backend_extras(session))

@@ -20,6 +20,7 @@ from verify.cli._drift import drift
 from verify.cli._export import export
 from verify.cli._list import list_app
 from verify.cli._merge import merge
+from verify.cli._mutants import mutants
 from verify.cli._references import references
 from verify.cli._report import report
 from verify.cli._run import run
@@ -39,6 +40,7 @@ app.command()(shrink)
 app.command()(search)
 app.command()(trace)
 app.command()(diagnose)
+app.command()(mutants)
 app.command("calibrate")(calibrate_command)
 app.add_typer(list_app, name="list")
 app.add_typer(baseline_app, name="baseline")

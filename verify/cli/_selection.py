@@ -50,7 +50,7 @@ def select_cases(
         raise UsageError(f"--seed {seed} is for a tier; a case id ends with its own seed.")
     cases = [parse_case(text) for text in ids] or TIERS[tier].cases(seed or 0)
     if expression is not None:
-        matches = _Expression(expression)
+        matches = Expression(expression)
         selected = [case for case in cases if matches(case.id)]
         if not selected:
             raise UsageError(f"-k {expression!r} selects none of {len(cases)} cases; see mlstm-verify list cases.")
@@ -84,7 +84,7 @@ def draw_cases(tier: str, expression: str | None, *, gradients: bool = True, see
     Raises:
         UsageError: for an expression that does not parse, at once, or that selects none of many cases.
     """
-    matches = _Expression(expression) if expression is not None else None
+    matches = Expression(expression) if expression is not None else None
 
     def matching() -> Iterator[Case]:
         misses = 0
@@ -119,7 +119,7 @@ def parse_shard(shard: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-class _Expression:
+class Expression:
     """``a and not (b or c)``, where a word holds if it is part of the text. Recursive descent."""
 
     def __init__(self, text: str) -> None:
