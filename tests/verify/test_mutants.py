@@ -164,6 +164,7 @@ def mutants(monkeypatch, capsys, tmp_path):
             monkeypatch.setattr(module, "CATALOGUE", catalogue)
         monkeypatch.setitem(TIERS, "smoke", dataclasses.replace(TIERS["smoke"], make=lambda seed: iter(cases)))
         monkeypatch.setattr("verify._tiers.relation_cases", lambda tier: ())
+        monkeypatch.setattr("verify._tiers.read_corpus", list)
         options = ["--backend", "interpret", "--jobs", "1", "--cache", tmp_path / "cache", *arguments]
         monkeypatch.setattr("sys.argv", ["mlstm-verify", "mutants", *map(str, options)])
         with pytest.raises(SystemExit) as stopped:

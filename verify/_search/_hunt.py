@@ -27,6 +27,8 @@ from verify._verdict import Verdict, judge
 
 # Hypothesis draws at random for one half of a round, and aims in the other.
 _ROUND = 100
+# After so many rounds without a new case the space has no more that the subject supports and Hypothesis would draw.
+_FRUITLESS = 5
 # It wants finite numbers.
 _FURTHEST = 40.0
 
@@ -82,14 +84,12 @@ class Hunt:
 
     def run(self) -> None:
         """Until the budget is used up, or something is infinitely far off: nothing is worse."""
-        number = 0
-        while not self._is_over():
+        number = fruitless = 0
+        while not self._is_over() and fruitless < _FRUITLESS:
             before = len(self.probes)
             self._round(self._seed * 1_000_003 + number)
             number += 1
-            if len(self.probes) == before:
-                # The space has no more cases that Hypothesis would draw.
-                return
+            fruitless = fruitless + 1 if len(self.probes) == before else 0
 
     def _round(self, seed: int) -> None:
         @hypothesis.seed(seed)
