@@ -43,7 +43,7 @@ def sentence(diagnosis: Diagnosis) -> str:
             return f"departs from the contract, and no known departure explains it: {outputs}"
         return f"departs: {'; '.join(found)}; this does not explain {outputs}"
     gradients = {departure.axis for departure in fit.departures if departure.backward}
-    exact = "exact, but " if gradients and len(found) == len(gradients) else "follows the contract, but "
+    exact = "exact, but " if gradients and len(found) == len(gradients) else "departs: "
     return f"{exact}{'; '.join(found)}; everything else within the noise floor"
 
 

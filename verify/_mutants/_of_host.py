@@ -302,7 +302,7 @@ MUTANTS = (
         "forget gate in the kernel's dtype",
         "f and the initial state are rounded to the dtype of q.",
         "hard",
-        function="_cast",
+        function="cast_inputs",
         old="jnp.asarray(x, jnp.float32)",
         new="jnp.asarray(jnp.asarray(x, dtype), jnp.float32)",
         seen=(":bfloat16: warm@50 vjp-all", ":bfloat16: vjp", ":bfloat16:"),
@@ -312,9 +312,9 @@ MUTANTS = (
         "v is rounded to float16, in every dtype.",
         "medium",
         function="_forward",
-        old="_cast(static.dtype, inputs)",
+        old="cast_inputs(static.dtype, inputs)",
         new="(lambda cast: (*cast[:2], cast[2].astype(jnp.float16).astype(cast[2].dtype), *cast[3:]))"
-        "(_cast(static.dtype, inputs))",
+        "(cast_inputs(static.dtype, inputs))",
     ),
     _FWBW(
         "states of whole chunks in the backward pass",
