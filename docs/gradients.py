@@ -1,16 +1,22 @@
-"""How far each gradient is from the oracle, from recorded runs: prints the tables in reports/README.md.
+"""How far outputs and gradients are from the oracle, from recorded runs: prints the tables in reports/README.md.
 
-``python docs/gradients.py RUN [--length S] [--beside OTHER]``. Normwise errors by regime; with another run of the
-same cases, for each dtype and gradient the largest ratio of both errors, and where.
+``python docs/gradients.py RUN [--length S] [--beside OTHER]``. Over all cases of a dtype, the median normwise error of
+each output and its largest error / bound; normwise errors of the gradients by regime. With another run of the same
+cases, for each dtype and gradient the largest ratio of both errors, and where.
 """
 
 import argparse
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from statistics import median
 
 from verify import Case
+from verify._case import DTYPES
 from verify._run import read_run
 
+OUTPUTS = ("h", "C_last", "m", "dq", "dk", "dv", "di", "df", "dC_0")
 GRADIENTS = ("dq", "dk", "dv", "di", "df", "dC_0", "dn_0", "dm_0")
 
 
@@ -23,6 +29,21 @@ def errors(run: Path) -> dict[tuple[str, str], float]:
         for measured in record["measurements"]
         if measured["output"] in GRADIENTS
     }
+
+
+def by_dtype(run: Path) -> Iterator[str]:
+    """Of each output, over the cases of a dtype in which it is not undecided: median normwise error, largest ratio."""
+    yield f"| dtype | {' | '.join(OUTPUTS)} |\n| --- |{' --- |' * len(OUTPUTS)}"
+    found = defaultdict(list)
+    for record in read_run(run)[1]:
+        for measured in record["measurements"]:
+            if measured["undecided"] < 0.5:
+                place = Case.parse(record["case"]).dtype, measured["output"]
+                found[place].append((float(measured["normwise"]), float(measured["ratio"])))
+    for dtype in DTYPES:
+        pairs = [tuple(zip(*found[dtype, output], strict=True)) for output in OUTPUTS]
+        cells = [f"{median(errors):.1e}, {max(ratios):.2f}" for errors, ratios in pairs]
+        yield f"| {dtype} | {' | '.join(cells)} |"
 
 
 def by_regime(run: Path, length: int) -> Iterator[str]:
@@ -56,10 +77,13 @@ def main() -> None:
     """Parse the command line and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--length", type=int, default=257)
     parser.add_argument("--beside", type=Path)
     arguments = parser.parse_args()
-    lines = beside(arguments.run, arguments.beside) if arguments.beside else by_regime(arguments.run, arguments.length)
+    if arguments.beside:
+        lines = beside(arguments.run, arguments.beside)
+    else:
+        lines = chain(by_dtype(arguments.run), [""], by_regime(arguments.run, arguments.length))
     print("\n".join(lines))
 
 

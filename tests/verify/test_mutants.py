@@ -221,6 +221,13 @@ def test_a_mutant_that_does_not_run_is_not_killed(mutants):
     assert "NameError" in printed
 
 
+def test_a_place_that_is_not_there_is_told_before_anything_runs(mutants, tmp_path):
+    lost = dataclasses.replace(KILLED, name="lost", function="no_such_function")
+    code, _, err = mutants("--out", tmp_path / "out.json", catalogue=(KILLED, lost))
+    assert (code, "'lost'" in err, "killed" in err) == (3, True, False)
+    assert not (tmp_path / "out.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from verify._errors import SuiteError
@@ -27,6 +27,12 @@ def kernels_digest() -> str:
     for path in sorted(directory.rglob("*.py")):
         digest.update(str(path.relative_to(directory)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def check_places(mutants: Iterable[Mutant]) -> None:
+    """Raise SuiteError, before anything runs, if one of them cannot be planted."""
+    for mutant in mutants:
+        plant(mutant, (kernels_directory() / mutant.file).read_text())
 
 
 @contextlib.contextmanager

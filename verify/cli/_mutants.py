@@ -16,6 +16,7 @@ from rich.console import Console
 from verify._backend import BackendOption
 from verify._errors import UsageError
 from verify._mutants import CATALOGUE, Mutant, Record, References, Trial, in_reach, kernels_digest, order, sampled
+from verify._mutants._copy import check_places
 from verify._mutants._text import print_mutants, print_out_of_reach
 from verify._runner import worker_pool
 from verify._tiers import each_once
@@ -58,6 +59,7 @@ def mutants(
         for case in each_once(order(mutant, cases)[0] for mutant in chosen):
             print(case.id)
         return
+    check_places(chosen)
     record = Record.open(out, resume, {"tier": tier, "backend": backend.value, "kernels": kernels_digest()})
     limits, store = given_limits(timeout, None)(), open_cache(cache)
     jobs = jobs or min(os.cpu_count() or 1, _MOST_JOBS)
@@ -95,7 +97,6 @@ def _execute(trial: Trial, record: Record, chosen: Sequence[Mutant], tier: str, 
     try:
         _try_all(trial, record, chosen, jobs)
         record.control = _control(trial, [fate.case for fate in record.of(chosen)], jobs)
-        record.environment = trial.environment or record.environment
         record.write()
     except KeyboardInterrupt:
         print_mutants(Console(highlight=False, markup=False, stderr=True), record, chosen, tier)
@@ -112,6 +113,7 @@ def _try_all(trial: Trial, record: Record, chosen: Sequence[Mutant], jobs: int) 
     with progress_bar() as progress:
         task = progress.add_task("", total=len(chosen), completed=len(chosen) - len(todo), case="")
         for fate in _in_threads(trial, [functools.partial(trial.fate, mutant) for mutant in todo], jobs):
+            record.environment = trial.environment or record.environment
             record.add(fate)
             progress.update(task, advance=1, case=fate.name)
             told = f"{fate.status.value} {fate.seconds:.1f}s {fate.name}" + (f" by {fate.case}" if fate.case else "")
