@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,10 @@ _AHEAD = 4
 
 Computed = TypeVar("Computed")
 Fetched = tuple[Reference, Found, str]
+
+
+class _HasSignature(Protocol):
+    def lacks(self, case: Case) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,8 @@ def run_cases(
     if jobs == 0:
         for case in cases:
             yield case, None
-            fetch = None if _needs_none(case, subject) else functools.partial(cache.fetch, case)
-            yield case, _run_with(case, subject, fetch, notice)
+            fetch = None if needs_none(case, subject) else functools.partial(cache.fetch, case)
+            yield case, run_with(case, subject, fetch, notice)
         return
     with worker_pool(jobs) as pool:
         pending: list[Future[Fetched] | None] = []
@@ -114,23 +118,24 @@ def run_cases(
         todo, ordered = itertools.tee(cases)
         for case in ordered:
             while len(pending) < jobs + _AHEAD and (ahead := next(todo, None)) is not None:
-                pending.append(None if _needs_none(ahead, subject) else pool.submit(cache.fetch, ahead))
+                pending.append(None if needs_none(ahead, subject) else pool.submit(cache.fetch, ahead))
             yield case, None
             future = pending.pop(0)
-            yield case, _run_with(case, subject, future.result if future else None, notice)
+            yield case, run_with(case, subject, future.result if future else None, notice)
 
 
-def _needs_none(case: Case, subject: Subject | IsolatedSubject) -> bool:
+def needs_none(case: Case, subject: _HasSignature) -> bool:
     """Whether the verdict needs no reference."""
     return isinstance(case, RelationCase) or subject.lacks(case) is not None
 
 
-def _run_with(
+def run_with(
     case: Case,
     subject: Subject | IsolatedSubject,
     fetch: Callable[[], Fetched] | None,
     notice: Callable[[str], None],
 ) -> Result:
+    """Run one case, whose reference comes from ``fetch``, None if it needs none; as ``run_case`` raises."""
     if fetch is None:
         return run_case(case, subject)
     reference, _, damage = or_fail(case, fetch)

@@ -16,7 +16,8 @@ from verify import Case, Outcome, UsageError, load_subject, run_case
 from verify._backend import BackendOption
 from verify._isolation import Limits
 from verify._run import RESULTS, result_record
-from verify.cli._opening import IsolateOption, open_subject
+from verify._side_by_side import variables
+from verify.cli._opening import IsolateOption, open_subject, worker_count
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLY = "tests.subjects.deadly:deadly"
@@ -34,6 +35,7 @@ def start(directory, *lengths, options=(), subject=DEADLY, cwd=ROOT):
     code += "import atexit, sys; from verify.cli import main; atexit.register(lambda: print('imported JAX:', 'jax' in "
     code += "sys.modules, file=sys.stderr)); main()"
     ids = [word for length in lengths for word in ("--case", case_of(length).id)]
+    directory.mkdir(exist_ok=True)
     files = {name: str(directory / name) for name in ("ENDED", "HANGS", "SICK")}
     return subprocess.Popen(
         [sys.executable, "-c", code, "run", *ids, "--subject", subject, "--out", str(directory / "run"), *options],
@@ -112,9 +114,12 @@ def test_a_worker_of_its_own_for_each_case_and_a_time_limit(tmp_path):
     assert ends((tmp_path / "HANGS").read_text())
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_no_worker_outlives_the_run(tmp_path, sent, code):
-    run = start(tmp_path, 1, LENGTH["hang"], options=["--jobs", "0"])
+@pytest.mark.parametrize(
+    ("sent", "code", "workers"),
+    [(signal.SIGKILL, -signal.SIGKILL, 1), (signal.SIGINT, 130, 1), (signal.SIGINT, 130, 2)],
+)
+def test_no_worker_outlives_the_run(tmp_path, sent, code, workers):
+    run = start(tmp_path, 1, LENGTH["hang"], options=["--jobs", "0", "--workers", str(workers)])
     deadline = time.monotonic() + 60
     while not (tmp_path / "HANGS").exists() or not (tmp_path / "HANGS").read_text():
         assert time.monotonic() < deadline
@@ -125,6 +130,64 @@ def test_no_worker_outlives_the_run(tmp_path, sent, code):
     assert ends((tmp_path / "HANGS").read_text())
     assert [result["outcome"] for result in records(tmp_path)] == ["pass"]
     assert "Traceback" not in err
+
+
+def test_side_by_side_the_records_are_those_of_one_process(tmp_path):
+    lengths = [1, LENGTH["abort"], 20, LENGTH["end"], *range(21, 26)]
+    for workers in (1, 3):
+        run = start(tmp_path / str(workers), *lengths, options=["--workers", str(workers)])
+        _, err = run.communicate()
+        assert run.returncode == 1, err
+    one, three = (
+        # A traceback has addresses.
+        [{**record, "seconds": 0, "reason": record["reason"].partition("\n")[0]} for record in records(directory)]
+        for directory in (tmp_path / "1", tmp_path / "3")
+    )
+    assert three == one
+    assert [record["outcome"] for record in one] == ["pass", "crash", "pass", "crash", *["pass"] * 5]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--workers", "2", "--isolate", "none"], "--workers is 2, and --isolate none starts no process"),
+        (["--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "--workers 2 is of this machine; --scheduler has"),
+    ],
+)
+def test_workers_where_there_can_be_none(tmp_path, options, told):
+    run = start(tmp_path, 1, options=options)
+    _, err = run.communicate()
+    assert run.returncode == 2
+    assert told in err
+
+
+@pytest.mark.parametrize(
+    ("workers", "cases", "devices", "count"),
+    [
+        (None, 7, [], 1),
+        (None, 17, [], 3),
+        (None, 900, [], 4),
+        (None, 900, ["0"], 1),
+        (None, 900, ["0", "1"], 2),
+        (6, 900, ["0"], 6),
+        (6, 2, [], 2),
+    ],
+)
+def test_how_many_workers(monkeypatch, workers, cases, devices, count):
+    monkeypatch.setattr("verify.cli._opening.gpus", lambda _: devices)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    assert worker_count(workers, IsolateOption.worker, [None] * cases, BackendOption.auto) == count
+    # An iterator of cases has no length.
+    assert worker_count(workers, IsolateOption.worker, iter(()), BackendOption.auto) == (workers or len(devices) or 4)
+
+
+def test_workers_share_the_gpus(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    assert variables(0, 1, ["3"]) == {}
+    assert variables(1, 2, []) == {}
+    assert variables(1, 2, ["3", "5"]) == {"CUDA_VISIBLE_DEVICES": "5"}
+    shared = {"CUDA_VISIBLE_DEVICES": "5", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.250"}
+    assert variables(3, 5, ["3", "5"]) == shared
 
 
 def test_a_device_that_computes_no_more_ends_the_run(tmp_path):

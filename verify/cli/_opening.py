@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sized
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING
 from verify._backend import BackendOption, choose_backend
 from verify._errors import UsageError
 from verify._isolation import IsolatedSubject, Limits
+from verify._side_by_side import SideBySide, gpus, variables
 from verify._subject import Subject, load_subject
+from verify._variant import Variant
 from verify.cli._scheduler import open_cluster
 
 if TYPE_CHECKING:
     from verify._cluster import SubjectOnCluster
 
-    OpenSubject = Subject | IsolatedSubject | SubjectOnCluster
+    OpenSubject = Subject | IsolatedSubject | SideBySide | SubjectOnCluster
 
 
 class IsolateOption(StrEnum):
@@ -40,6 +43,29 @@ def given_limits(timeout: float, memory: float | None) -> Callable[[], Limits]:
     return limits
 
 
+# More processes than these gain little, and each holds a JAX of its own.
+MOST_WORKERS = 4
+# A process takes seconds to start.
+_CASES_PER_WORKER = 8
+
+
+def worker_count(workers: int | None, isolate: IsolateOption, cases: object, backend: BackendOption) -> int:
+    """How many processes the subject of a run has: what was asked for; else one a GPU or, without one, a core.
+
+    Raises:
+        UsageError: for several with --isolate none.
+    """
+    if isolate is IsolateOption.none:
+        if workers is not None and workers > 1:
+            raise UsageError(f"--workers is {workers}, and --isolate none starts no process; expected worker or case.")
+        return 1
+    if workers is None:
+        workers = len(gpus(backend)) or min(os.cpu_count() or 1, MOST_WORKERS)
+        if isinstance(cases, Sized):
+            workers = min(workers, -(-len(cases) // _CASES_PER_WORKER))
+    return max(1, min(workers, len(cases))) if isinstance(cases, Sized) else workers
+
+
 @contextlib.contextmanager
 def open_subject(
     name: str, backend: BackendOption, isolate: IsolateOption, limits: Callable[[], Limits], python: Path | None = None
@@ -53,6 +79,28 @@ def open_subject(
         return
     with IsolatedSubject(name, backend, limits(), alone=isolate is IsolateOption.case, python=python) as isolated:
         yield isolated
+
+
+@contextlib.contextmanager
+def open_several(
+    name: str,
+    backend: BackendOption,
+    isolate: IsolateOption,
+    limits: Limits,
+    python: Path | None,
+    workers: int,
+    jobs: int,
+) -> Iterator[SideBySide]:
+    """The subject on this machine in several processes; as its class raises."""
+    devices = gpus(backend)
+
+    def open_one(number: int) -> IsolatedSubject:
+        variant = Variant(variables=variables(number, workers, devices))
+        alone = isolate is IsolateOption.case
+        return IsolatedSubject(name, backend, limits, alone=alone, python=python, variant=variant)
+
+    with SideBySide(open_one, workers, jobs) as subject:
+        yield subject
 
 
 @contextlib.contextmanager

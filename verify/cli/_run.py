@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,12 +28,21 @@ from verify._report import Report
 from verify._run import MANIFEST, STARTED, RunWriter, check_directory, parse_result, read_manifest, read_run
 from verify._runner import Result, run_cases
 from verify._self_test import self_test
+from verify._side_by_side import SideBySide
 from verify._subject import DEFAULT_SUBJECT, Subject
 from verify._table import print_summary
 from verify._tiers import each_once
 from verify._verdict import Outcome
 from verify.cli._cache import CacheOption, open_cache
-from verify.cli._opening import IsolateOption, given_limits, open_on_cluster, open_subject
+from verify.cli._opening import (
+    MOST_WORKERS,
+    IsolateOption,
+    given_limits,
+    open_on_cluster,
+    open_several,
+    open_subject,
+    worker_count,
+)
 from verify.cli._progress import print_notice, progress_bar
 from verify.cli._scheduler import SchedulerOption
 from verify.cli._selection import (
@@ -90,6 +100,13 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(min=0, help="Processes for references. Default: one a core; not with --scheduler.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Processes for the subject. Default: one a GPU; without one, one a core, at most {MOST_WORKERS}.",
+        ),
+    ] = None,
     scheduler: SchedulerOption = None,
 ) -> None:
     """Run cases against a subject and record them. Exit code 0: all passed; 1: a case failed."""
@@ -114,10 +131,18 @@ def run(
     store = open_cache(cache)
     limits = given_limits(timeout, memory)
     opened: contextlib.AbstractContextManager[OpenSubject]
+    subject = subject or DEFAULT_SUBJECT
+    jobs_here = os.cpu_count() or 1 if jobs is None else jobs
     if scheduler:
-        opened = open_on_cluster(scheduler, jobs, subject or DEFAULT_SUBJECT, backend, isolate, limits, python)
+        if workers is not None:
+            raise UsageError(f"--workers {workers} is of this machine; --scheduler has the workers of a cluster.")
+        opened = open_on_cluster(scheduler, jobs, subject, backend, isolate, limits, python)
+    elif (count := worker_count(workers, isolate, cases, backend)) > 1:
+        each = limits()
+        each = each if memory is not None else replace(each, memory=each.memory // count)
+        opened = open_several(subject, backend, isolate, each, python, count, jobs_here)
     else:
-        opened = open_subject(subject or DEFAULT_SUBJECT, backend, isolate, limits, python)
+        opened = open_subject(subject, backend, isolate, limits, python)
     with clean_stdout() if as_json else contextlib.nullcontext(), opened as loaded:
         # A worker starts meanwhile.
         for name in self_test():
@@ -135,7 +160,7 @@ def run(
             writer = RunWriter(
                 directory, command=command, subject=loaded.name, cases=planned, shard=shard, environment=environment
             )
-        _execute(writer, cases, loaded, os.cpu_count() or 1 if jobs is None else jobs, store)
+        _execute(writer, cases, loaded, jobs_here, store)
     raise typer.Exit(_report(directory, as_json))
 
 
@@ -240,7 +265,9 @@ def _steps(
 
 
 def _where(subject: OpenSubject) -> str:
-    return "" if isinstance(subject, Subject | IsolatedSubject) else f" --scheduler {subject.cluster.address}"
+    if isinstance(subject, Subject | IsolatedSubject | SideBySide):
+        return ""
+    return f" --scheduler {subject.cluster.address}"
 
 
 def _report(directory: Path, as_json: bool) -> int:
