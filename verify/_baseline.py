@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from verify._errors import UsageError
-from verify._recorded import CaseRecord, Level, Recorded, case_of
+from verify._recorded import CaseRecord, Level, Recorded
+from verify._relation_cases import parse_case
 from verify._verdict import Outcome
 
 DIRECTORY = Path("reports/baselines")
@@ -159,7 +160,7 @@ def _cases(lines: Sequence[str]) -> Iterator[CaseRecord]:
     for begin, end in zip(begins, [*begins[1:], len(lines)], strict=True):
         _, name, outcome = lines[begin].split(" ")
         levels = [_level(line.split()) for line in lines[begin + 1 : end]]
-        yield CaseRecord(name, case_of(name), Outcome(outcome), {level.output: level for level in levels})
+        yield CaseRecord(name, parse_case(name), Outcome(outcome), {level.output: level for level in levels})
 
 
 def _level(words: Sequence[str]) -> Level:

@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import Any
 
 from verify._case import Case
-from verify._recorded import case_of
+from verify._relation_cases import parse_case
 
 # Regimes and initial states as a whole, and each parameter apart.
 _FIELDS: tuple[tuple[str, Callable[[Case], Any]], ...] = (
@@ -83,7 +83,7 @@ def _by_output(items: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 @functools.cache
 def _values(case: str) -> tuple[Any, ...]:
-    parsed = case_of(case)
+    parsed = parse_case(case)
     return (case.rpartition("/")[0] or "none", *(value(parsed) for _, value in _FIELDS))
 
 

@@ -13,6 +13,7 @@ from verify._calibration import thresholds
 from verify._case import Case
 from verify._errors import UsageError
 from verify._problem import NUMPY_DTYPES
+from verify._relation_cases import parse_case
 from verify._run import MANIFEST, read_run, results_of
 from verify._verdict import OF_CASE_DTYPE, Outcome
 
@@ -130,17 +131,12 @@ def _conditions(environment: dict[str, Any]) -> dict[str, str]:
 
 def _case_record(path: Path, record: dict[str, Any]) -> CaseRecord:
     try:
-        case = case_of(record["case"])
+        case = parse_case(record["case"])
         levels = [_level(case, measurement) for measurement in record["measurements"]]
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"{path}: the record of case {record['case']} is damaged: {told.rstrip('.')}.") from error
     return CaseRecord(record["case"], case, Outcome(record["outcome"]), {level.output: level for level in levels})
-
-
-def case_of(name: str) -> Case:
-    """The case that an id names, of a relation too; raises as ``Case.parse``."""
-    return Case.parse(name.rpartition("/")[2])
 
 
 def _level(case: Case, measurement: dict[str, Any]) -> Level:
