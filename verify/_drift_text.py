@@ -25,7 +25,7 @@ _SHOWN = (
 )
 _MEANING = {
     Kind.MOVED: "further than rounding moves it",
-    Kind.ROUNDING: "other bits, and no further off or nearer than rounding makes it",
+    Kind.ROUNDING: "moved, other bits, but no further off or nearer than rounding makes it",
     Kind.EQUAL: "",
 }
 
@@ -54,7 +54,7 @@ def print_drift(console: Console, drift: Drift, found: Sequence[Regression], row
     _print_outcomes(console, drift)
     _print_patterns(console, "moved, worse", patterns(as_items(_moved(drift, worse=True)), among))
     _print_patterns(console, "moved, better", patterns(as_items(_moved(drift, worse=False)), among))
-    _print_patterns(console, "equal to rounding", patterns(as_items(drift.of_kind(Kind.ROUNDING)), among))
+    _print_patterns(console, "moved, but equal to rounding", patterns(as_items(drift.of_kind(Kind.ROUNDING)), among))
     _print_moved(console, drift, rows)
     _print_shifts(console, drift)
     _print_regressions(console, found)

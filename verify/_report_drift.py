@@ -98,7 +98,7 @@ def _patterns(drift: Drift) -> DriftTable:
     groups = {
         "moved, worse": [pair for pair in moved if pair.growth > 0.0],
         "moved, better": [pair for pair in moved if not pair.growth > 0.0],
-        "equal to rounding": drift.of_kind(Kind.ROUNDING),
+        "moved, but equal to rounding": drift.of_kind(Kind.ROUNDING),
     }
     rows = tuple(
         (title, ", ".join(one.outputs), f"{one.happened} of {one.among}", one.where)

@@ -22,7 +22,7 @@ from verify._isolation import IsolatedSubject
 from verify._runner import Fetched, Result, needs_none, run_with, worker_pool
 from verify._worker import Started
 
-# References beyond those that are waited for: they can be large.
+# References that may wait for the subject: they can be large.
 _AHEAD = 4
 # What JAX takes of a GPU's memory when it starts, unless told otherwise.
 _SHARE = 0.75
@@ -83,7 +83,7 @@ class SideBySide:
         free: SimpleQueue[IsolatedSubject] = SimpleQueue()
         for subject in self._subjects:
             free.put(subject)
-        room = len(self._subjects) + _AHEAD
+        room = len(self._subjects) + self._jobs + _AHEAD
         running: dict[Future[Result], Case] = {}
         references = worker_pool(self._jobs) if self._jobs else contextlib.nullcontext()
         with references as pool, ThreadPoolExecutor(len(self._subjects)) as threads:

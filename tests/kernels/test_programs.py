@@ -55,12 +55,9 @@ def reference():
 POISONED = [
     ("mlstm_chunkwise_gates", 3),
     ("mlstm_chunkwise_fw_recurrent", 1),
-    ("mlstm_chunkwise_fw_recurrent", 6),
     ("mlstm_chunkwise_fw_parallel", 2),
-    ("mlstm_chunkwise_bw_rows", 1),
     ("mlstm_chunkwise_bw_recurrent", 7),
     ("mlstm_chunkwise_bw_parallel_qk", 5),
-    ("mlstm_chunkwise_bw_parallel_v", 6),
     ("mlstm_chunkwise_inner", 1),
 ]
 
