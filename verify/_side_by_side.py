@@ -11,7 +11,7 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 
@@ -131,7 +131,7 @@ def gpus(backend: BackendOption) -> list[str]:
     return found if given is None else [name for name in given.split(",") if name and found]
 
 
-def variables(number: int, count: int, devices: list[str]) -> dict[str, str]:
+def variables(number: int, count: int, devices: Sequence[str]) -> dict[str, str]:
     """The environment of one of ``count`` processes: its GPU, and its share of that GPU's memory."""
     if not devices or count == 1:
         return {}

@@ -174,11 +174,10 @@ def test_workers_where_there_can_be_none(tmp_path, options, told):
     ],
 )
 def test_how_many_workers(monkeypatch, workers, cases, devices, count):
-    monkeypatch.setattr("verify.cli._opening.gpus", lambda _: devices)
     monkeypatch.setattr("os.cpu_count", lambda: 16)
-    assert worker_count(workers, IsolateOption.worker, [None] * cases, BackendOption.auto) == count
+    assert worker_count(workers, IsolateOption.worker, [None] * cases, devices) == count
     # An iterator of cases has no length.
-    assert worker_count(workers, IsolateOption.worker, iter(()), BackendOption.auto) == (workers or len(devices) or 4)
+    assert worker_count(workers, IsolateOption.worker, iter(()), devices) == (workers or len(devices) or 4)
 
 
 def test_workers_share_the_gpus(monkeypatch):

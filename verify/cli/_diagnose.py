@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,7 +24,15 @@ from verify._runner import or_fail, worker_pool
 from verify._self_test import self_test
 from verify._subject import DEFAULT_SUBJECT, Subject
 from verify.cli._cache import CacheOption, open_cache
-from verify.cli._opening import IsolateOption, given_limits, open_subject
+from verify.cli._opening import (
+    BackendChoice,
+    IsolateOption,
+    MemoryOption,
+    PythonOption,
+    TimeoutOption,
+    given_limits,
+    open_subject,
+)
 from verify.cli._progress import print_notice, progress_bar
 from verify.cli._run import clean_stdout
 from verify.cli._selection import GradientsOption
@@ -51,21 +58,13 @@ def diagnose(
     dim: Annotated[int, typer.Option(help="DHQK and DHHV of the probes.")] = _DIM,
     seed: Annotated[int, typer.Option(min=0, help="Of the probes.")] = 0,
     gradients: GradientsOption = True,
-    backend: Annotated[BackendOption, typer.Option(help="Where Triton kernels run.")] = BackendOption.auto,
+    backend: BackendChoice = BackendOption.auto,
     isolate: Annotated[
         IsolateOption, typer.Option(help="The subject in a process of its own, in one for each case, or in this one.")
     ] = IsolateOption.worker,
-    python: Annotated[
-        Path | None,
-        typer.Option(help="Another interpreter for the subject's process, with NumPy and what the subject imports."),
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for a case; not with --isolate none.")] = 900.0,
-    memory: Annotated[
-        float | None,
-        typer.Option(
-            help="GiB for the subject's process; not with --isolate none. Default: 80 % of what is available."
-        ),
-    ] = None,
+    python: PythonOption = None,
+    timeout: TimeoutOption = 900.0,
+    memory: MemoryOption = None,
     cache: CacheOption = None,
     jobs: Annotated[int | None, typer.Option(min=0, help="Processes for references. Default: one a core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from verify._backend import BackendOption, choose_backend
 from verify._errors import UsageError
 from verify._isolation import IsolatedSubject, Limits
-from verify._side_by_side import SideBySide, gpus, variables
+from verify._side_by_side import SideBySide, variables
 from verify._subject import Subject, load_subject
 from verify._variant import Variant
 from verify.cli._scheduler import open_cluster
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
     from verify._cluster import SubjectOnCluster
 
     OpenSubject = Subject | IsolatedSubject | SideBySide | SubjectOnCluster
+
+
+BackendChoice = Annotated[BackendOption, typer.Option(help="Where Triton kernels run.")]
+PythonOption = Annotated[
+    Path | None,
+    typer.Option(help="Another interpreter for the subject's process, with NumPy and what the subject imports."),
+]
+TimeoutOption = Annotated[float, typer.Option(help="Seconds for a case; not with --isolate none.")]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option(help="GiB for the subject's process; not with --isolate none. Default: 80 % of what is available."),
+]
 
 
 class IsolateOption(StrEnum):
@@ -49,7 +63,7 @@ MOST_WORKERS = 4
 _CASES_PER_WORKER = 8
 
 
-def worker_count(workers: int | None, isolate: IsolateOption, cases: object, backend: BackendOption) -> int:
+def worker_count(workers: int | None, isolate: IsolateOption, cases: object, devices: Sequence[str]) -> int:
     """How many processes the subject of a run has: what was asked for; else one a GPU or, without one, a core.
 
     Raises:
@@ -60,7 +74,7 @@ def worker_count(workers: int | None, isolate: IsolateOption, cases: object, bac
             raise UsageError(f"--workers is {workers}, and --isolate none starts no process; expected worker or case.")
         return 1
     if workers is None:
-        workers = len(gpus(backend)) or min(os.cpu_count() or 1, MOST_WORKERS)
+        workers = len(devices) or min(os.cpu_count() or 1, MOST_WORKERS)
         if isinstance(cases, Sized):
             workers = min(workers, -(-len(cases) // _CASES_PER_WORKER))
     return max(1, min(workers, len(cases))) if isinstance(cases, Sized) else workers
@@ -88,11 +102,11 @@ def open_several(
     isolate: IsolateOption,
     limits: Limits,
     python: Path | None,
+    devices: Sequence[str],
     workers: int,
     jobs: int,
 ) -> Iterator[SideBySide]:
-    """The subject on this machine in several processes; as its class raises."""
-    devices = gpus(backend)
+    """The subject on this machine in several processes, which share the GPUs; as its class raises."""
 
     def open_one(number: int) -> IsolatedSubject:
         variant = Variant(variables=variables(number, workers, devices))

@@ -28,7 +28,7 @@ from verify._report import Report
 from verify._run import MANIFEST, STARTED, RunWriter, check_directory, parse_result, read_manifest, read_run
 from verify._runner import Result, run_cases
 from verify._self_test import self_test
-from verify._side_by_side import SideBySide
+from verify._side_by_side import SideBySide, gpus
 from verify._subject import DEFAULT_SUBJECT, Subject
 from verify._table import print_summary
 from verify._tiers import each_once
@@ -36,7 +36,11 @@ from verify._verdict import Outcome
 from verify.cli._cache import CacheOption, open_cache
 from verify.cli._opening import (
     MOST_WORKERS,
+    BackendChoice,
     IsolateOption,
+    MemoryOption,
+    PythonOption,
+    TimeoutOption,
     given_limits,
     open_on_cluster,
     open_several,
@@ -78,21 +82,13 @@ def run(
     subject: Annotated[
         str | None, typer.Option(help=f"module:callable with the seed's signature. Default: {DEFAULT_SUBJECT}.")
     ] = None,
-    backend: Annotated[BackendOption, typer.Option(help="Where Triton kernels run.")] = BackendOption.auto,
+    backend: BackendChoice = BackendOption.auto,
     isolate: Annotated[
         IsolateOption, typer.Option(help="The subject in a process of its own, in one for each case, or in this one.")
     ] = IsolateOption.worker,
-    python: Annotated[
-        Path | None,
-        typer.Option(help="Another interpreter for the subject's process, with NumPy and what the subject imports."),
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for a case; not with --isolate none.")] = 900.0,
-    memory: Annotated[
-        float | None,
-        typer.Option(
-            help="GiB for the subject's process; not with --isolate none. Default: 80 % of what is available."
-        ),
-    ] = None,
+    python: PythonOption = None,
+    timeout: TimeoutOption = 900.0,
+    memory: MemoryOption = None,
     cache: CacheOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TIME-TIER.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this directory.")] = None,
@@ -137,10 +133,10 @@ def run(
         if workers is not None:
             raise UsageError(f"--workers {workers} is of this machine; --scheduler has the workers of a cluster.")
         opened = open_on_cluster(scheduler, jobs, subject, backend, isolate, limits, python)
-    elif (count := worker_count(workers, isolate, cases, backend)) > 1:
+    elif (count := worker_count(workers, isolate, cases, devices := gpus(backend))) > 1:
         each = limits()
         each = each if memory is not None else replace(each, memory=each.memory // count)
-        opened = open_several(subject, backend, isolate, each, python, count, jobs_here)
+        opened = open_several(subject, backend, isolate, each, python, devices, count, jobs_here)
     else:
         opened = open_subject(subject, backend, isolate, limits, python)
     with clean_stdout() if as_json else contextlib.nullcontext(), opened as loaded:

@@ -18,7 +18,15 @@ from verify._errors import UsageError
 from verify._isolation import IsolatedSubject
 from verify._self_test import self_test
 from verify._subject import DEFAULT_SUBJECT, Subject
-from verify.cli._opening import IsolateOption, given_limits, open_subject
+from verify.cli._opening import (
+    BackendChoice,
+    IsolateOption,
+    MemoryOption,
+    PythonOption,
+    TimeoutOption,
+    given_limits,
+    open_subject,
+)
 from verify.cli._progress import progress_bar
 from verify.cli._selection import GradientsOption
 
@@ -41,13 +49,13 @@ def search(
         bool | None, typer.Option("--add/--no-add", help="Add the case to the corpus. Default: if it fails.")
     ] = None,
     corpus: Annotated[Path, typer.Option(help="The file that it is added to.")] = CORPUS,
-    backend: Annotated[BackendOption, typer.Option(help="Where Triton kernels run.")] = BackendOption.auto,
+    backend: BackendChoice = BackendOption.auto,
     isolate: Annotated[
         IsolateOption, typer.Option(help="The subject in a process of its own, in one for each case, or in this one.")
     ] = IsolateOption.worker,
-    python: Annotated[Path | None, typer.Option(help="Another interpreter for the subject's process.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for a case; not with --isolate none.")] = 900.0,
-    memory: Annotated[float | None, typer.Option(help="GiB for the subject's process.")] = None,
+    python: PythonOption = None,
+    timeout: TimeoutOption = 900.0,
+    memory: MemoryOption = None,
 ) -> None:
     """Search for the case with the largest error of a subject, simplify it, and add it to the corpus.
 

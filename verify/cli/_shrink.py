@@ -30,7 +30,15 @@ from verify._shrink._reproducer import ARRAYS, PROGRAM, TEST, Origin, describe, 
 from verify._subject import DEFAULT_SUBJECT, Subject
 from verify._verdict import Outcome, judge
 from verify.cli._cache import CacheOption, open_cache
-from verify.cli._opening import IsolateOption, given_limits, open_subject
+from verify.cli._opening import (
+    BackendChoice,
+    IsolateOption,
+    MemoryOption,
+    PythonOption,
+    TimeoutOption,
+    given_limits,
+    open_subject,
+)
 from verify.cli._progress import print_notice, progress_bar
 from verify.cli._selection import GradientsOption
 
@@ -46,13 +54,13 @@ def shrink(
     force: Annotated[bool, typer.Option("--force", help="Replace the files if they are there.")] = False,
     evaluations: Annotated[int, typer.Option(min=1, help="How often the subject may be run.")] = 1000,
     gradients: GradientsOption = True,
-    backend: Annotated[BackendOption, typer.Option(help="Where Triton kernels run.")] = BackendOption.auto,
+    backend: BackendChoice = BackendOption.auto,
     isolate: Annotated[
         IsolateOption, typer.Option(help="The subject in a process of its own, in one for each input, or in this one.")
     ] = IsolateOption.worker,
-    python: Annotated[Path | None, typer.Option(help="Another interpreter for the subject's process.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for an input; not with --isolate none.")] = 900.0,
-    memory: Annotated[float | None, typer.Option(help="GiB for the subject's process.")] = None,
+    python: PythonOption = None,
+    timeout: TimeoutOption = 900.0,
+    memory: MemoryOption = None,
     cache: CacheOption = None,
 ) -> None:
     """Find the smallest input on which a subject fails as it does on a case; write a program that shows it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,22 +18,28 @@ from verify._subject import DEFAULT_SUBJECT
 from verify._trace._text import as_document, print_trace
 from verify._trace._tracing import trace_case
 from verify.cli._cache import CacheOption, open_cache
-from verify.cli._opening import IsolateOption, given_limits, open_subject
+from verify.cli._opening import (
+    BackendChoice,
+    IsolateOption,
+    MemoryOption,
+    PythonOption,
+    TimeoutOption,
+    given_limits,
+    open_subject,
+)
 from verify.cli._run import clean_stdout
 
 
 def trace(
     case: Annotated[str, typer.Option("--case", help="Id of the case, as a run prints it.")],
     subject: Annotated[str, typer.Option(help="module:callable with the seed's signature.")] = DEFAULT_SUBJECT,
-    backend: Annotated[BackendOption, typer.Option(help="Where Triton kernels run.")] = BackendOption.auto,
+    backend: BackendChoice = BackendOption.auto,
     isolate: Annotated[
         IsolateOption, typer.Option(help="The subject in a process of its own, in one for each part, or in this one.")
     ] = IsolateOption.worker,
-    python: Annotated[Path | None, typer.Option(help="Another interpreter for the subject's process.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for a call of the subject; not with --isolate none.")] = 900.0,
-    memory: Annotated[
-        float | None, typer.Option(help="GiB for the subject's process; not with --isolate none. Default: 80 %.")
-    ] = None,
+    python: PythonOption = None,
+    timeout: TimeoutOption = 900.0,
+    memory: MemoryOption = None,
     cache: CacheOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
 ) -> None:
