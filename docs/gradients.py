@@ -14,7 +14,7 @@ from statistics import median
 
 from verify import Case
 from verify._case import DTYPES
-from verify._run import read_run
+from verify._run import read_results
 
 OUTPUTS = ("h", "C_last", "m", "dq", "dk", "dv", "di", "df", "dC_0")
 GRADIENTS = ("dq", "dk", "dv", "di", "df", "dC_0", "dn_0", "dm_0")
@@ -22,12 +22,11 @@ GRADIENTS = ("dq", "dk", "dv", "di", "df", "dC_0", "dn_0", "dm_0")
 
 def errors(run: Path) -> dict[tuple[str, str], float]:
     """{(case id, gradient): normwise error} of every gradient that was measured."""
-    _, records = read_run(run)
     return {
-        (record["case"], measured["output"]): float(measured["normwise"])
-        for record in records
-        for measured in record["measurements"]
-        if measured["output"] in GRADIENTS
+        (result.case.id, measured.output): measured.normwise
+        for result in read_results(run)[1]
+        for measured in result.verdict.measurements
+        if measured.output in GRADIENTS
     }
 
 
@@ -35,11 +34,10 @@ def by_dtype(run: Path) -> Iterator[str]:
     """Of each output, over the cases of a dtype in which it is not undecided: median normwise error, largest ratio."""
     yield f"| dtype | {' | '.join(OUTPUTS)} |\n| --- |{' --- |' * len(OUTPUTS)}"
     found = defaultdict(list)
-    for record in read_run(run)[1]:
-        for measured in record["measurements"]:
-            if measured["undecided"] < 0.5:
-                place = Case.parse(record["case"]).dtype, measured["output"]
-                found[place].append((float(measured["normwise"]), float(measured["ratio"])))
+    for result in read_results(run)[1]:
+        for measured in result.verdict.measurements:
+            if measured.undecided < 0.5:
+                found[result.case.dtype, measured.output].append((measured.normwise, measured.ratio))
     for dtype in DTYPES:
         pairs = [tuple(zip(*found[dtype, output], strict=True)) for output in OUTPUTS]
         cells = [f"{median(errors):.1e}, {max(ratios):.2f}" for errors, ratios in pairs]

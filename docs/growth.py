@@ -12,7 +12,8 @@ from math import isnan
 from pathlib import Path
 
 from verify import Case
-from verify._run import read_run
+from verify._run import read_results
+from verify._runner import Result
 
 REGIMES = ("ordinary", "forget@10", "soft_capped@15")
 DTYPES = ("float32", "bfloat16")
@@ -28,38 +29,38 @@ def cases() -> list[Case]:
     ]
 
 
-def print_growth(records: dict[str, dict]) -> None:
+def print_growth(results: dict[str, Result]) -> None:
     """One row a case: the exponents along the sequence, and where the error ends."""
     head = "regime", "dtype", "S", "outcome"
     columns = [f"{output}: {what}" for output in OUTPUTS for what in ("error", "noise floor", "normwise", "RMS z")]
     print(f"| {' | '.join((*head, *columns))} |")
     print("| --- " * (len(head) + len(columns)) + "|")
     for case in sorted(cases(), key=lambda case: (REGIMES.index(case.regime), case.dtype != "float32", case.length)):
-        record = records[case.id]
-        cells = [case.regime, case.dtype, str(case.length), record["outcome"]]
-        of_output = {measurement["output"]: measurement for measurement in record["measurements"]}
-        for measurement in (of_output[output] for output in OUTPUTS):
-            cells += [_exponent(measurement[key]) for key in ("growth", "noise_growth")]
-            cells += [f"{float(measurement['normwise']):.1e}", f"{float(measurement['rms_z']):.2g}"]
+        verdict = results[case.id].verdict
+        cells = [case.regime, case.dtype, str(case.length), verdict.outcome.value]
+        of_output = {measured.output: measured for measured in verdict.measurements}
+        for measured in (of_output[output] for output in OUTPUTS):
+            cells += [_exponent(measured.growth), _exponent(measured.noise_growth)]
+            cells += [f"{measured.normwise:.1e}", f"{measured.rms_z:.2g}"]
         print(f"| {' | '.join(cells)} |")
 
 
-def print_curves(records: dict[str, dict]) -> None:
+def print_curves(results: dict[str, Result]) -> None:
     """The curves of the longest sequences: error, noise floor and bound at every fourth position."""
     for case in (case for case in cases() if case.length == max(LENGTHS)):
         print(f"\n{case.regime}, {case.dtype}, S={case.length}:\n")
         print("| output | position | error | noise floor | bound |\n| --- | --- | --- | --- | --- |")
-        for measurement in records[case.id]["measurements"]:
+        for measured in results[case.id].verdict.measurements:
             # Where the bound is infinite along the whole sequence there is no curve.
-            if measurement["output"] in OUTPUTS and measurement["curve"]:
-                points = list(zip(*measurement["curve"].values(), strict=True))
+            if measured.output in OUTPUTS and measured.curve:
+                points = list(zip(*vars(measured.curve).values(), strict=True))
                 for position, *numbers in points[:: max(1, len(points) // 6)]:
-                    cells = [f"{float(number):.2g}" for number in numbers]
-                    print(f"| {measurement['output']} | {round(position)} | {' | '.join(cells)} |")
+                    cells = [f"{number:.2g}" for number in numbers]
+                    print(f"| {measured.output} | {round(position)} | {' | '.join(cells)} |")
 
 
-def _exponent(value: float | str) -> str:
-    return "-" if isnan(float(value)) else f"{float(value):.2f}"
+def _exponent(value: float) -> str:
+    return "-" if isnan(value) else f"{value:.2f}"
 
 
 if __name__ == "__main__":
@@ -70,6 +71,6 @@ if __name__ == "__main__":
     if options.cases:
         print("\n".join(case.id for case in cases()))
     else:
-        found = {record["case"]: record for run in options.runs for record in read_run(run)[1]}
+        found = {result.case.id: result for run in options.runs for result in read_results(run)[1]}
         print_growth(found)
         print_curves(found)

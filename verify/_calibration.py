@@ -18,10 +18,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, log, sqrt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from verify._digits import three_digits
 from verify._errors import SuiteError, UsageError
+
+if TYPE_CHECKING:
+    from verify._measurement import Measurement
+    from verify._runner import Result
 
 CALIBRATION = Path(__file__).with_name("calibration.json")
 SCHEMA = 1
@@ -71,19 +75,19 @@ class Tail:
 Tails = dict[str, dict[str, Tail]]
 
 
-def calibrate(runs: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]) -> dict[str, Any]:
-    """The content of calibration.json, from (manifest, records) of runs of correct implementations.
+def calibrate(runs: Sequence[tuple[dict[str, Any], list[Result]]]) -> dict[str, Any]:
+    """The content of calibration.json, from (manifest, results) of runs of correct implementations.
 
     Raises:
         UsageError: if an implementation cannot be correct, or the runs are too few.
     """
     values: dict[str, dict[str, list[float]]] = {name: {} for name in STATISTICS}
     rest_on = []
-    for manifest, records in runs:
-        measured = _measurements(manifest, records)
-        for measurement in measured:
+    for manifest, results in runs:
+        measurements = _measurements(manifest["subject"], results)
+        for measured in measurements:
             for name in STATISTICS:
-                values[name].setdefault(measurement["output"], []).append(float(measurement[name]))
+                values[name].setdefault(measured.output, []).append(getattr(measured, name))
         environment = manifest["environment"]
         rest_on.append(
             {
@@ -92,9 +96,9 @@ def calibrate(runs: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]) -> di
                 "backend": environment["backend"],
                 "packages": {name: environment["packages"].get(name) for name in ("jax", "triton", "numpy")},
                 "definition": manifest["definition"],
-                "seeds": sorted({int(record["case"].rpartition(":seed")[2]) for record in records}),
-                "cases": len(records),
-                "measurements": len(measured),
+                "seeds": sorted({result.case.seed for result in results}),
+                "cases": len(results),
+                "measurements": len(measurements),
             }
         )
     tails = {
@@ -104,18 +108,15 @@ def calibrate(runs: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]) -> di
     return {"schema": SCHEMA, "rate": RATE, "runs": rest_on, "tails": tails}
 
 
-def _measurements(manifest: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    measured = [measurement for record in records for measurement in record["measurements"]]
-    for record in records:
-        if record["outcome"] not in ("pass", "inaccurate", "unsupported"):
-            raise UsageError(
-                f"{manifest['subject']} is no correct implementation: {record['case']}: {record['outcome']}."
-            )
-        for measurement in record["measurements"]:
-            if float(measurement["ratio"]) > 1.0:
-                told = f"{measurement['output']} is {float(measurement['ratio']):.3g} times its bound"
-                raise UsageError(f"{manifest['subject']} is no correct implementation: {record['case']}: {told}.")
-    return measured
+def _measurements(subject: str, results: Sequence[Result]) -> list[Measurement]:
+    for result in results:
+        outcome, of_case = result.verdict.outcome, result.verdict.measurements
+        wrong = [f"{one.output} is {one.ratio:.3g} times its bound" for one in of_case if one.ratio > 1.0]
+        if outcome.value not in ("pass", "inaccurate", "unsupported"):
+            wrong = [outcome.value]
+        if wrong:
+            raise UsageError(f"{subject} is no correct implementation: {result.case.id}: {wrong[0]}.")
+    return [measured for result in results for measured in result.verdict.measurements]
 
 
 @functools.cache

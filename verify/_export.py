@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,30 +20,22 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from verify._case import Case
+from verify._curve import Curve
 from verify._errors import UsageError
 from verify._measurement import Measurement
-from verify._relation_cases import parse_case
-from verify._run import check_plan, results_of
+from verify._runner import Result
 
 VERSION = 1
 _VERSION_KEY = b"mlstm_verify_tables"
-_INDEX = pa.list_(pa.int64())
-_COUNTS = pa.map_(pa.string(), pa.int64())
 _TYPES = {
     str: pa.string(),
     int: pa.int64(),
     float: pa.float64(),
-    tuple[int, ...]: _INDEX,
-    dict[str, int]: _COUNTS,
+    tuple[int, ...]: pa.list_(pa.int64()),
+    dict[str, int]: pa.map_(pa.string(), pa.int64()),
 }
-_CONVERT: dict[pa.DataType, Callable[[Any], Any]] = {
-    pa.string(): str,
-    pa.int64(): int,
-    pa.float64(): float,
-    _INDEX: list,
-    _COUNTS: lambda counts: sorted(counts.items()),
-}
-_CURVE = ("position", "error", "noise", "bound")
+_CURVE = tuple(field.name for field in fields(Curve))
 
 _SIZES = ("batch", "heads", "length", "dhqk", "dhhv", "chunk_size")
 _OF_RUN = ("subject", "shard", "backend", "device")
@@ -82,21 +74,21 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
-def write_tables(directory: Path, manifest: dict[str, Any], records: list[dict[str, Any]]) -> dict[Path, int]:
+def write_tables(directory: Path, manifest: dict[str, Any], results: Sequence[Result]) -> dict[Path, int]:
     """Write the tables of a run, or write them again.
 
     Args:
         directory: of the run.
-        manifest, records: as ``read_run`` returns them.
+        manifest, results: as ``read_results`` returns them.
 
     Returns:
         The files, and how many rows each has.
 
     Raises:
-        UsageError: for a record that does not fit the tables, or a directory that cannot be written.
+        UsageError: for a directory that cannot be written.
     """
     written = {}
-    for name, table in make_tables(directory, manifest, records).items():
+    for name, table in make_tables(manifest, results).items():
         path, partial = directory / name, directory / f"{name}.partial"
         try:
             parquet.write_table(table, partial, compression="zstd")
@@ -107,51 +99,39 @@ def write_tables(directory: Path, manifest: dict[str, Any], records: list[dict[s
     return written
 
 
-def make_tables(directory: Path, manifest: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, pa.Table]:
-    """The tables by the names of their files; ``directory`` is for messages. As ``write_tables`` raises."""
+def make_tables(manifest: dict[str, Any], results: Sequence[Result]) -> dict[str, pa.Table]:
+    """The tables by the names of their files."""
     place = {case: number for number, case in enumerate(manifest["planned"])}
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    check_plan(results_of(directory), manifest, records)
-    for record in sorted(records, key=lambda record: place[record["case"]]):
-        try:
-            for name, row in _rows(manifest, record):
-                rows[name].append(_converted(TABLES[name], row))
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-            told = f"{type(error).__name__}: {error}"
-            raise UsageError(
-                f"{results_of(directory)}: the record of case {record['case']} is damaged: {told}."
-            ) from error
+    for result in sorted(results, key=lambda result: place[result.case.id]):
+        for name, row in _rows(manifest, result):
+            rows[name].append(row)
     return {name: pa.Table.from_pylist(rows[name], schema) for name, schema in TABLES.items()}
 
 
-def _rows(manifest: dict[str, Any], record: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    worst = {f"worst_{name}": value for name, value in (record.get("worst") or {}).items()}
-    yield "results.parquet", _of_case(record["case"]) | record | worst | _of_run(manifest)
-    for measurement in record["measurements"]:
-        of = {"case": record["case"], "output": measurement["output"]}
-        yield "measurements.parquet", of | measurement
-        curve = measurement.get("curve") or {name: [] for name in _CURVE}
-        for values in zip(*(curve[name] for name in _CURVE), strict=True):
-            yield "curves.parquet", of | dict(zip(_CURVE, values, strict=True))
+def _rows(manifest: dict[str, Any], result: Result) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file, row); a table takes of a row what it has a column for."""
+    case, verdict = {"case": result.case.id}, result.verdict
+    worst = {f"worst_{name}": value for name, value in vars(verdict.worst).items()} if verdict.worst else {}
+    judged = vars(verdict) | {"outcome": verdict.outcome.value, "seconds": result.seconds}
+    yield "results.parquet", case | _of_case(result.case) | judged | worst | _of_run(manifest)
+    for measured in verdict.measurements:
+        yield "measurements.parquet", case | vars(measured) | {"kinds": sorted(measured.kinds.items())}
+        curve = vars(measured.curve) if measured.curve else dict.fromkeys(_CURVE, ())
+        for values in zip(*curve.values(), strict=True):
+            yield "curves.parquet", case | {"output": measured.output} | dict(zip(curve, values, strict=True))
 
 
-def _of_case(text: str) -> dict[str, Any]:
-    case = parse_case(text)
-    row = {field.name: getattr(case, field.name) for field in fields(case)} | {"mode": case.mode}
+def _of_case(case: Case) -> dict[str, Any]:
+    row = vars(case) | {"mode": case.mode}
     for name, parameter in (("regime", "parameter"), ("initial", "m_0")):
         row[name], _, value = row[name].partition("@")
-        row[parameter] = value or None
+        row[parameter] = float(value) if value else None
     return row
 
 
 def _of_run(manifest: dict[str, Any]) -> dict[str, Any]:
     return {name: manifest.get(name) or manifest["environment"].get(name) for name in _OF_RUN}
-
-
-def _converted(schema: pa.Schema, row: dict[str, Any]) -> dict[str, Any]:
-    """The row's cells by column: None where a record has none, floats for the words "inf", "-inf" and "nan"."""
-    given = {column.name: (row.get(column.name), _CONVERT[column.type]) for column in schema}
-    return {name: None if value is None else convert(value) for name, (value, convert) in given.items()}
 
 
 def read_table(path: Path) -> pa.Table:

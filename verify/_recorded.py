@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verify._calibration import thresholds
 from verify._case import Case
-from verify._errors import UsageError
+from verify._measurement import Measurement
 from verify._problem import NUMPY_DTYPES
-from verify._relation_cases import parse_case
-from verify._run import MANIFEST, read_run, results_of
+from verify._run import read_results
+from verify._runner import Result
 from verify._verdict import OF_CASE_DTYPE, Outcome
 
 # What of the environment may move a kernel, and what it belongs to. Other entries belong to the toolchain.
@@ -89,25 +87,8 @@ class Recorded:
 
 
 def recorded_run(directory: Path) -> Recorded:
-    """A run directory as a record.
-
-    Raises:
-        UsageError: with the file's name, if one is missing, damaged or of another version.
-    """
-    manifest, records = read_run(directory)
-    missing = [key for key in ("started", "definition") if not isinstance(manifest.get(key), str)]
-    if missing or not isinstance(manifest["environment"], dict):
-        told = ", ".join(missing or ["environment"])
-        raise UsageError(f"{directory / MANIFEST} cannot be compared: it has no {told}.")
-    try:
-        datetime.datetime.fromisoformat(manifest["started"])
-    except ValueError as error:
-        raise UsageError(f"{directory / MANIFEST}: started is no time: {error}.") from error
-    cases: dict[str, CaseRecord] = {}
-    for record in records:
-        if record["case"] in cases:
-            raise UsageError(f"{results_of(directory)} has case {record['case']} twice.")
-        cases[record["case"]] = _case_record(results_of(directory), record)
+    """A run directory as a record; raises as ``read_results`` does."""
+    manifest, results = read_results(directory)
     return Recorded(
         directory,
         False,
@@ -116,7 +97,7 @@ def recorded_run(directory: Path) -> Recorded:
         manifest["definition"],
         _conditions(manifest["environment"]),
         len(manifest["planned"]),
-        cases,
+        {result.case.id: _case_record(result) for result in results},
     )
 
 
@@ -129,36 +110,31 @@ def _conditions(environment: dict[str, Any]) -> dict[str, str]:
     return {name: " ".join(each) for name, each in lines.items()}
 
 
-def _case_record(path: Path, record: dict[str, Any]) -> CaseRecord:
-    try:
-        case = parse_case(record["case"])
-        levels = [_level(case, measurement) for measurement in record["measurements"]]
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise UsageError(f"{path}: the record of case {record['case']} is damaged: {told.rstrip('.')}.") from error
-    return CaseRecord(record["case"], case, Outcome(record["outcome"]), {level.output: level for level in levels})
+def _case_record(result: Result) -> CaseRecord:
+    levels = {measured.output: _level(result.case, measured) for measured in result.verdict.measurements}
+    return CaseRecord(result.case.id, result.case, result.verdict.outcome, levels)
 
 
-def _level(case: Case, measurement: dict[str, Any]) -> Level:
-    output = measurement["output"]
-    if output not in thresholds()["rms_z"]:
-        raise ValueError(f"output {output!r} is unknown")
+def _level(case: Case, measured: Measurement) -> Level:
     return Level(
-        output=output,
-        digest=measurement["digest"][:DIGITS],
-        **{name: float(measurement[name]) for name in ("ratio", "rms_z", "largest_z")},
-        ulp=_ulp(case, output, float(measurement["got"]), float(measurement["wanted"])),
-        nonfinite=int(measurement["nonfinite"]),
+        output=measured.output,
+        digest=measured.digest[:DIGITS],
+        ratio=measured.ratio,
+        rms_z=measured.rms_z,
+        largest_z=measured.largest_z,
+        ulp=_ulp(case, measured),
+        nonfinite=measured.nonfinite,
     )
 
 
-def _ulp(case: Case, output: str, got: float, wanted: float) -> float:
+def _ulp(case: Case, measured: Measurement) -> float:
     import ml_dtypes
 
+    got, wanted = measured.got, measured.wanted
     if got == wanted:
         return 0.0
     if not (math.isfinite(got) and math.isfinite(wanted)):
         return math.inf
-    numbers = ml_dtypes.finfo(NUMPY_DTYPES[case.dtype if output in OF_CASE_DTYPE else "float32"])
+    numbers = ml_dtypes.finfo(NUMPY_DTYPES[case.dtype if measured.output in OF_CASE_DTYPE else "float32"])
     exponent = max(math.frexp(wanted)[1] - 1 if wanted else numbers.minexp, int(numbers.minexp))
-    return math.ldexp(abs(got - wanted), int(numbers.nmant) - exponent)
+    return abs(got - wanted) / math.ldexp(1.0, exponent - int(numbers.nmant))

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import gzip
 import json
 import math
 import typing
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from verify._cache import definition_digest
 from verify._calibration import thresholds
@@ -36,9 +37,12 @@ from verify._relation_cases import parse_case
 from verify._runner import Result
 from verify._verdict import Finding, Outcome, Verdict
 
-SCHEMA = 1
+# One more as soon as a record has another field than before: its readers want all of them.
+SCHEMA = 2
 MANIFEST, RESULTS, STARTED = "manifest.json", "results.jsonl", "started.txt"
 PACKED = f"{RESULTS}.gz"
+
+Made = TypeVar("Made")
 
 
 def check_directory(directory: Path) -> None:
@@ -127,7 +131,7 @@ class RunWriter:
             content = path.read_bytes() if path.exists() else b""
             # A line that was being written when the run was killed: its case is run again.
             path.write_bytes(content[: content.rfind(b"\n") + 1])
-            writer.finished = {record["case"] for record in read_run(directory)[1]}
+            writer.finished = {result.case.id for result in read_results(directory)[1]}
             writer._lines = path.open("a")
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error}.") from error
@@ -188,35 +192,51 @@ def plain(value: Any) -> Any:
     return value
 
 
-def parse_result(record: dict[str, Any]) -> Result:
-    """The inverse of ``result_record``; whatever a damaged record makes of it is raised as it comes."""
-    verdict = Verdict(
-        Outcome(record["outcome"]),
-        record["reason"],
-        tuple(_measurement(entry) for entry in record["measurements"]),
-        None if record["worst"] is None else Finding(**{**record["worst"], "excess": float(record["worst"]["excess"])}),
-        record["precision"],
-    )
-    return Result(parse_case(record["case"]), verdict, float(record["seconds"]))
+def _made(kind: type[Made], entry: dict[str, Any]) -> Made:
+    return kind(**{name: _PARSE[hint](entry[name]) for name, hint in _HINTS[kind].items()})
+
+
+_HINTS: dict[type, dict[str, Any]] = {
+    kind: typing.get_type_hints(kind) for kind in (Verdict, Finding, Measurement, Curve)
+}
+
+
+def _or_none(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else parse(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a string, got {value!r}")
+    return value
+
+
+def _outcome(word: Any) -> Outcome:
+    outcomes = {outcome.value: outcome for outcome in Outcome}
+    if word not in outcomes:
+        raise ValueError(f"outcome {word!r} is unknown; expected one of {', '.join(outcomes)}")
+    return outcomes[word]
 
 
 def _measurement(entry: dict[str, Any]) -> Measurement:
-    measured = Measurement(**{name: _PARSE[hint](entry[name]) for name, hint in _HINTS.items()})
+    measured = _made(Measurement, entry)
     if measured.output not in thresholds()["rms_z"]:
         raise ValueError(f"output {measured.output!r} is unknown")
     return measured
 
 
-def _curve(entry: dict[str, Any] | None) -> Curve | None:
-    return None if entry is None else Curve(**{name: tuple(map(float, values)) for name, values in entry.items()})
-
-
-_HINTS = typing.get_type_hints(Measurement)
 _PARSE: dict[Any, Callable[[Any], Any]] = {
-    **{kind: kind for kind in (str, int, float)},
-    tuple[int, ...]: tuple,
-    dict[str, int]: dict,
-    Curve | None: _curve,
+    str: _text,
+    int: int,
+    float: float,
+    str | None: _or_none(_text),
+    Outcome: _outcome,
+    tuple[int, ...]: lambda numbers: tuple(map(int, numbers)),
+    tuple[float, ...]: lambda numbers: tuple(map(float, numbers)),
+    dict[str, int]: lambda counts: {_text(name): int(count) for name, count in counts.items()},
+    Finding | None: _or_none(functools.partial(_made, Finding)),
+    Curve | None: _or_none(functools.partial(_made, Curve)),
+    tuple[Measurement, ...]: lambda entries: tuple(map(_measurement, entries)),
 }
 
 
@@ -238,75 +258,61 @@ def _conditions(manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a run, with what was started as planned if nothing else was; as ``read_run`` raises."""
-    manifest = _parse(directory / MANIFEST, _read(directory / MANIFEST))
+    """The manifest of a run, with what was started as planned if nothing else was; as ``read_results`` raises."""
+    path = directory / MANIFEST
+    manifest = _parse(path, _read(path))
     if manifest.get("schema") != SCHEMA:
-        raise UsageError(f"{directory / MANIFEST} has schema {manifest.get('schema')!r}; this version reads {SCHEMA}.")
-    missing = [key for key in ("planned", "subject", "environment") if key not in manifest]
+        raise UsageError(f"{path} has schema {manifest.get('schema')!r}; this version reads {SCHEMA}.")
+    missing = [key for key, kind in _OF_MANIFEST.items() if not isinstance(manifest.get(key, ...), kind)]
     if missing:
-        raise UsageError(f"{directory / MANIFEST} is no manifest: it has no {', '.join(missing)}.")
+        raise UsageError(f"{path} is no manifest: it has no {', '.join(missing)}.")
+    try:
+        datetime.datetime.fromisoformat(manifest["started"])
+    except ValueError as error:
+        raise UsageError(f"{path}: started is no time: {error}.") from error
     if manifest["planned"] is None:
         manifest["planned"] = _read(directory / STARTED).splitlines()
     return manifest
 
 
-def read_run(directory: Path, *, unfinished: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(manifest, records) of a run.
+_OF_MANIFEST: dict[str, Any] = {
+    **dict.fromkeys(("started", "subject", "definition"), str),
+    "environment": dict,
+    "planned": list | None,
+}
+
+
+def read_results(directory: Path, *, unfinished: bool = False) -> tuple[dict[str, Any], list[Result]]:
+    """(manifest, results) of a run.
 
     Args:
         directory: of the run.
         unfinished: whether it may have been killed: a last line without its end is then left out.
 
     Raises:
-        UsageError: with the file's name, if a file is missing, damaged or of another schema version.
+        UsageError: with the file's name, if a file is missing, damaged or of another schema version; of a record with
+            its line too.
     """
-    manifest = read_manifest(directory)
-    path = results_of(directory)
+    manifest, path = read_manifest(directory), results_of(directory)
     text = _read(path)
     lines = text[: text.rfind("\n") + 1 if unfinished else None].splitlines()
-    return manifest, [_record(path, line, number) for number, line in enumerate(lines, 1)]
-
-
-def read_results(directory: Path, *, unfinished: bool = False) -> tuple[dict[str, Any], list[Result]]:
-    """As ``read_run``, with results in place of records.
-
-    Raises:
-        UsageError: with the file's name and line, for a record that is of another version or damaged too.
-    """
-    manifest, records = read_run(directory, unfinished=unfinished)
-    path, results = results_of(directory), []
-    check_plan(path, manifest, records)
-    for line, record in enumerate(records, 1):
-        try:
-            results.append(parse_result(record))
-        except KeyError as error:
-            raise UsageError(f"{path}, line {line}: the record has no {error}; another version wrote it.") from error
-        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
-            told = f"{type(error).__name__}: {error}"
-            raise UsageError(f"{path}, line {line}: the record is damaged: {told}.") from error
+    results = [_result(path, line, number) for number, line in enumerate(lines, 1)]
+    planned, recorded = set(manifest["planned"]), set()
+    for name in (result.case.id for result in results):
+        if name not in planned or name in recorded:
+            wrong = " twice" if name in recorded else ", which was not planned"
+            raise UsageError(f"{path} has case {name}{wrong}.")
+        recorded.add(name)
     return manifest, results
 
 
-def check_plan(path: Path, manifest: dict[str, Any], records: Iterable[dict[str, Any]]) -> None:
-    """Raise UsageError, naming ``path``, if a case was not planned or is there twice."""
-    recorded = [record["case"] for record in records]
-    planned = set(manifest["planned"])
-    unplanned = [name for name in recorded if name not in planned]
-    if unplanned or len(set(recorded)) < len(recorded):
-        wrong = f"has case {unplanned[0]}, which was not planned" if unplanned else "has a case twice"
-        raise UsageError(f"{path} {wrong}.")
-
-
-def _record(path: Path, text: str, line: int) -> dict[str, Any]:
+def _result(path: Path, text: str, line: int) -> Result:
     record = _parse(path, text, line)
-    missing = [key for key in ("case", "outcome", "reason", "seconds", "measurements") if key not in record]
-    if missing:
-        raise UsageError(f"{path}, line {line}: no record of a case: it has no {', '.join(missing)}.")
-    outcomes = [outcome.value for outcome in Outcome]
-    if record["outcome"] not in outcomes:
-        told = f"outcome {record['outcome']!r} is unknown; expected one of {', '.join(outcomes)}"
-        raise UsageError(f"{path}, line {line}: {told}.")
-    return record
+    try:
+        return Result(parse_case(record["case"]), _made(Verdict, record), float(record["seconds"]))
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise UsageError(f"{path}, line {line}: the record is damaged: {told.rstrip('.')}.") from error
 
 
 def results_of(directory: Path) -> Path:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from kernels import BACKEND
-from verify._run import read_run
+from verify._run import read_results
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(BACKEND != "gpu", reason="needs a GPU that JAX sees")]
 
@@ -23,9 +23,8 @@ def test_two_runs_are_bitwise_equal(tmp_path, dtype):
 
 
 def digests(directory):
-    _, records = read_run(directory)
     return {
-        (record["case"], measured["output"]): measured["digest"]
-        for record in records
-        for measured in record["measurements"]
+        (result.case.id, measured.output): measured.digest
+        for result in read_results(directory)[1]
+        for measured in result.verdict.measurements
     }

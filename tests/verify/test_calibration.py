@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tests.subjects import float32
+from tests.verify.synthetic_run import measured, result
 from verify import Case, SuiteError, UsageError, load_subject, run_case
 from verify import _calibration as calibration
 from verify._calibration import RATE, STATISTICS, Tail, calibrate, thresholds
-from verify._verdict import finding
+from verify._verdict import Outcome, finding
 from verify.cli._calibrate import calibrate_command
 
 RNG = np.random.default_rng(0)
@@ -37,19 +38,15 @@ def test_a_sample_without_a_tail(values):
         Tail.of(values)
 
 
-def run(outcome="pass", ratio=0.5, count=400):
-    measurement = {"output": "h", "ratio": ratio}
-    records = [
-        {
-            "case": f"case:seed{number}",
-            "outcome": outcome,
-            "measurements": [{**measurement, "rms_z": 1.0 + number / count, "largest_z": 2.0 + number / count}],
-        }
-        for number in range(count)
+def run(outcome=Outcome.PASS, ratio=0.5, count=400):
+    places = [number / count for number in range(count)]
+    results = [
+        result(Case(seed=seed), measured(ratio=ratio, rms_z=1.0 + place, largest_z=2.0 + place), outcome=outcome)
+        for seed, place in enumerate(places)
     ]
     environment = {"device": "cpu", "backend": "interpret", "packages": {"jax": "0.11.2"}}
     manifest = {"subject": "a:b", "environment": environment, "command": ["run"], "definition": "d"}
-    return manifest, records
+    return manifest, results
 
 
 def test_a_calibration_names_what_it_rests_on():
@@ -61,8 +58,9 @@ def test_a_calibration_names_what_it_rests_on():
 
 @pytest.mark.parametrize(("outcome", "ratio"), [("nonfinite", 0.5), ("crash", 0.5), ("inaccurate", 1.5)])
 def test_what_cannot_be_correct_does_not_calibrate(outcome, ratio):
-    with pytest.raises(UsageError, match="a:b is no correct implementation: case"):
-        calibrate([run(outcome, ratio)])
+    told = outcome if outcome != "inaccurate" else "h is 1.5 times its bound"
+    with pytest.raises(UsageError, match=f"a:b is no correct implementation: ordinary:.*:seed0: {told}"):
+        calibrate([run(Outcome(outcome), ratio)])
 
 
 def test_the_file_has_every_statistic_of_every_output():

@@ -28,7 +28,7 @@ from verify._cache import ReferenceCache
 from verify._cluster import Cluster, SubjectOnCluster, _Tasks
 from verify._dask_worker import _checked, _Seat, check_process, source_digest
 from verify._isolation import IsolatedSubject, Limits
-from verify._run import RESULTS, differences, read_run
+from verify._run import RESULTS, differences, read_results, result_record
 from verify._worker import Started
 from verify.cli._opening import IsolateOption, open_on_cluster
 from verify.cli._scheduler import open_cluster
@@ -84,7 +84,8 @@ def lines(directory):
 
 def records(directory):
     """Without the times, and without what a process that died wrote, which has addresses in it."""
-    return [{**record, "seconds": 0, "reason": record["reason"].split("\n")[0]} for record in read_run(directory)[1]]
+    of_run = map(result_record, read_results(directory)[1])
+    return [{**record, "seconds": 0, "reason": record["reason"].split("\n")[0]} for record in of_run]
 
 
 def children(pid):
@@ -154,7 +155,7 @@ def test_a_run_interrupted_and_resumed_with_a_worker_killed_is_as_a_local_run(cl
     assert re.search(r"12 planned, 12 executed: .*1 crash", out)
     assert [worker.poll() for worker in workers if worker is not killed] == [None, None]
     assert records(tmp_path / "run") == records(tmp_path / "local")
-    assert differences(*(read_run(tmp_path / name)[0] for name in ("run", "local"))) == []
+    assert differences(*(read_results(tmp_path / name)[0] for name in ("run", "local"))) == []
     of_segfault = next(record for record in finished + records(tmp_path / "run") if record["case"] == SEGFAULT.id)
     assert "died of SIGSEGV; tried once more alone" in of_segfault["reason"]
 
@@ -165,9 +166,9 @@ def test_a_soak_under_another_interpreter_over_a_cluster(cluster, tmp_path):
     run = verify("run", *drawn, *options, "--python", sys.executable)
     _, err = run.communicate()
     assert run.returncode == 0, err
-    manifest, of_run = read_run(tmp_path / "run")
+    manifest, of_run = read_results(tmp_path / "run")
     first = [case.id for case in itertools.islice(draw_cases("soak", "S3- and fw", seed=3), len(of_run))]
-    assert [record["case"] for record in of_run] == manifest["planned"] == first != []
+    assert [result.case.id for result in of_run] == manifest["planned"] == first != []
     assert manifest["environment"]["interpreter"] == sys.executable
     assert parquet.read_table(tmp_path / "run" / "results.parquet")["case"].to_pylist() == first
 

@@ -6,6 +6,7 @@ import pytest
 
 from tests.verify.recording import CASES, OUTPUTS, records, write_run
 from verify._baseline import SUFFIX
+from verify._run import SCHEMA
 from verify.cli import main
 
 
@@ -168,7 +169,7 @@ def test_damaged_runs_are_named(verify, base, current, file, damage):
         ('"ratio": 0.1', '"ratio": "x"', "could not convert string to float"),
         ('"rms_z": 0.7, ', "", "it has no 'rms_z'"),
         ('"output": "df"', '"output": "g"', "output 'g' is unknown"),
-        ('"digest": "', '"digest": 1, "x": "', "not subscriptable"),
+        ('"digest": "', '"digest": 1, "x": "', "expected a string, got 1"),
         ("seed0", "seedX", "expected seed and a number"),
         ("seed1", "seed0", "twice"),
         ('"pass"', '"passed"', "outcome 'passed' is unknown"),
@@ -212,9 +213,26 @@ def test_an_unfinished_run_is_told(verify, base, current):
     assert "current is unfinished: 35 of 36 cases are recorded" in out
 
 
-def test_a_run_of_another_schema_is_named(verify, base, current):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "drift base current",
+        "drift current base",
+        "drift --runs .",
+        "drift current --against baseline",
+        "baseline accept current --reason new",
+        "report current -o out",
+        "export current",
+        "merge base current --out out",
+        "run --resume current",
+        "calibrate current --out out",
+    ],
+)
+def test_a_run_of_another_schema_is_named(verify, base, current, tmp_path, arguments):
     path = current / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
-    code, _, err = verify("drift", base, current)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": SCHEMA - 1}))
+    code, out, err = verify(*arguments.split())
     assert code == 2
-    assert "current/manifest.json has schema 99" in err
+    assert err == f"error: current/manifest.json has schema {SCHEMA - 1}; this version reads {SCHEMA}.\n"
+    assert out == ""
+    assert not (tmp_path / "out").exists()

@@ -17,9 +17,9 @@ from verify._report import Conclusion, Report, told
 from verify._report_curves import BOTTOM, LEFT, RIGHT, TOP, curve_pictures
 from verify._report_heat_map import FAILED, NONFINITE, heat_maps, short
 from verify._report_precision import precision_reached
-from verify._run import RESULTS, parse_result, read_results, result_record
+from verify._run import RESULTS, read_results
 from verify._table import print_summary
-from verify._verdict import Outcome
+from verify._verdict import Finding, Outcome
 
 FINE = result(Case(length=1), measured(ratio=0.25))
 NEAR = result(Case(length=2), measured(ratio=0.75), measured("dq", ratio=0.125))
@@ -79,8 +79,8 @@ def test_a_run_without_a_result_can_be_shown():
 def test_undecided_and_other_thresholds_are_told():
     vague = result(Case(length=8), measured(undecided=0.5))
     by_others = result(Case(length=9), measured())
-    record = {**result_record(by_others), "worst": {"output": "h", "check": "ratio", "excess": 0.3}}
-    first, second = report(vague, parse_result(record)).notices
+    by_others = replace(by_others, verdict=replace(by_others.verdict, worst=Finding("h", "ratio", 0.3)))
+    first, second = report(vague, by_others).notices
     assert first.startswith("1 of 2 outputs are mostly below")
     assert second.startswith("1 verdicts rest on other thresholds")
     assert report(FINE).notices == []
@@ -182,12 +182,16 @@ def test_a_result_is_read_back_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda record: record["measurements"][0].pop("rms_z"), "line 1: the record has no 'rms_z'; another version"),
-        (lambda record: record["measurements"][0].update(output="x"), "line 1: the record is damaged: .*output 'x'"),
-        (lambda record: record["measurements"][0].update(ratio=[]), "line 1: the record is damaged: TypeError"),
-        (lambda record: record.update(worst=3), "line 1: the record is damaged"),
-        (lambda record: record.update(case="no case"), "has case no case, which was not planned"),
-        (lambda record: record.update(measurements=None), "line 1: the record is damaged"),
+        (lambda record: record["measurements"][0].pop("rms_z"), "it has no 'rms_z'"),
+        (lambda record: record.pop("precision"), "it has no 'precision'"),
+        (lambda record: record["measurements"][0].update(output="x"), "output 'x' is unknown"),
+        (lambda record: record["measurements"][0].update(ratio=[]), "float.* not 'list'"),
+        (lambda record: record["measurements"][0].update(digest=None), "expected a string, got None"),
+        (lambda record: record["measurements"][0].update(worst=["x"]), "invalid literal for int"),
+        (lambda record: record["measurements"][0].update(kinds={"nan": "x"}), "invalid literal for int"),
+        (lambda record: record.update(worst=3), "'int' object"),
+        (lambda record: record.update(case="no case"), "case id 'no case' has 1 fields"),
+        (lambda record: record.update(measurements=None), "'NoneType' object"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path, damage, message):
@@ -195,14 +199,14 @@ def test_a_damaged_record_is_named(tmp_path, damage, message):
     record = json.loads((run / RESULTS).read_text())
     damage(record)
     (run / RESULTS).write_text(json.dumps(record) + "\n")
-    with pytest.raises(UsageError, match=f"{RESULTS}.*{message}"):
+    with pytest.raises(UsageError, match=f"{RESULTS}, line 1: the record is damaged: {message}"):
         read_results(run)
 
 
 def test_a_case_twice_is_named(tmp_path):
     run = write_run(tmp_path / "run", FINE, NEAR)
     (run / RESULTS).write_text((run / RESULTS).read_text() * 2)
-    with pytest.raises(UsageError, match=f"{RESULTS} has a case twice"):
+    with pytest.raises(UsageError, match=f"{RESULTS} has case .* twice"):
         read_results(run)
 
 

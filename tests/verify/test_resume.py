@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from verify import Case, UsageError
 from verify._export import read_table
-from verify._run import MANIFEST, RESULTS, RunWriter, read_run
+from verify._run import MANIFEST, RESULTS, SCHEMA, RunWriter, read_results, result_record
 from verify.cli._selection import choose_shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def finish(*arguments):
 
 
 def records(directory):
-    return [{**record, "seconds": 0.0} for record in read_run(directory)[1]]
+    return [{**result_record(result), "seconds": 0.0} for result in read_results(directory)[1]]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_plan_that_does_not_parse_is_named(whole, tmp_path):
         ({"definition": "another"}, "definition was another, is "),
         ({"environment": {"packages": {"jax": "0.0.1"}}}, "jax was 0.0.1, is "),
         ({"environment": {"device": "a GPU"}}, "device was a GPU, is "),
-        ({"schema": 0}, "has schema 0; this version reads 1"),
+        ({"schema": 0}, f"has schema 0; this version reads {SCHEMA}"),
     ],
 )
 def test_a_run_under_other_conditions_is_not_gone_on_with(whole, tmp_path, change, told):

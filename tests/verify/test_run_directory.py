@@ -2,13 +2,16 @@
 
 import gzip
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from verify import Case, UsageError, load_subject, run_case
-from verify._run import MANIFEST, PACKED, RESULTS, RunWriter, check_directory, read_run, result_record
+from verify._run import MANIFEST, PACKED, RESULTS, SCHEMA, RunWriter, check_directory, read_results, result_record
 
+ROOT = Path(__file__).resolve().parents[2]
 CASES = [Case(length=length, dhqk=4, dhhv=4) for length in (3, 5)]
 
 
@@ -26,8 +29,12 @@ def run(tmp_path, results):
     return tmp_path / "run"
 
 
+def as_kept(results):
+    return [replace(result, seconds=round(result.seconds, 3)) for result in results]
+
+
 def test_manifest_says_what_was_run(run):
-    manifest, _ = read_run(run)
+    manifest, _ = read_results(run)
     assert manifest["planned"] == [case.id for case in CASES]
     assert manifest["command"] == ["mlstm-verify", "run"]
     environment = manifest["environment"]
@@ -36,15 +43,14 @@ def test_manifest_says_what_was_run(run):
 
 
 def test_records_are_read_back_as_written(run, results):
-    _, records = read_run(run)
-    assert records == [result_record(result) for result in results]
-    assert records[0]["measurements"][0]["got"] == "nan"
+    assert read_results(run)[1] == as_kept(results)
+    assert json.loads((run / RESULTS).read_text().splitlines()[0])["measurements"][0]["got"] == "nan"
 
 
 def test_finished_cases_are_on_disk_before_the_run_ends(tmp_path, results):
     with RunWriter(tmp_path / "run", command=[], subject="s:f", cases=CASES) as writer:
         writer.append(results[0])
-        assert [record["case"] for record in read_run(tmp_path / "run")[1]] == [CASES[0].id]
+        assert [result.case for result in read_results(tmp_path / "run")[1]] == CASES[:1]
 
 
 @pytest.mark.parametrize("file", [MANIFEST, RESULTS])
@@ -52,17 +58,17 @@ def test_truncated_file_is_named(run, file):
     text = (run / file).read_text()
     (run / file).write_text(text[: len(text) - 20])
     with pytest.raises(UsageError, match=rf"{file}, line \d+: no JSON"):
-        read_run(run)
+        read_results(run)
 
 
 @pytest.mark.parametrize("file", [MANIFEST, RESULTS])
 def test_missing_and_binary_files_are_named(run, file):
     (run / file).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match=f"{file} cannot be read"):
-        read_run(run)
+        read_results(run)
     (run / file).unlink()
     with pytest.raises(UsageError, match=f"{file} cannot be read"):
-        read_run(run)
+        read_results(run)
 
 
 @pytest.fixture
@@ -74,14 +80,14 @@ def packed(run):
 
 
 def test_packed_records_are_read_back_as_written(packed, results):
-    assert read_run(packed)[1] == [result_record(result) for result in results]
+    assert read_results(packed)[1] == as_kept(results)
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[:40] + b"x" + content[41:]])
 def test_damaged_pack_is_named(packed, damage):
     (packed / PACKED).write_bytes(damage((packed / PACKED).read_bytes()))
     with pytest.raises(UsageError, match=f"{PACKED} cannot be read"):
-        read_run(packed)
+        read_results(packed)
 
 
 def test_packed_run_is_not_gone_on_with_but_replaced(packed, results):
@@ -89,21 +95,33 @@ def test_packed_run_is_not_gone_on_with_but_replaced(packed, results):
         RunWriter.resume(packed)
     with RunWriter(packed, command=[], subject="s:f", cases=CASES[:1]) as writer:
         writer.append(results[0])
-    assert len(read_run(packed)[1]) == 1
+    assert len(read_results(packed)[1]) == 1
     assert not (packed / PACKED).exists()
+
+
+@pytest.mark.parametrize("kept", sorted(path.parent.name for path in ROOT.glob(f"reports/*/{MANIFEST}")))
+def test_records_of_this_schema_have_the_fields_of_this_version(kept):
+    # If this fails because a record has other fields now, SCHEMA goes up.
+    path = ROOT / "reports" / kept
+    lines = gzip.decompress((path / PACKED).read_bytes()).decode().splitlines()
+    assert [json.dumps(result_record(result)) for result in read_results(path)[1]] == lines
+
+
+def test_the_schema_is_documented():
+    assert f"version {SCHEMA} of the records" in (ROOT / "docs" / "runs.md").read_text()
 
 
 def test_other_schema_is_refused(run):
     manifest = json.loads((run / MANIFEST).read_text())
     (run / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
-    with pytest.raises(UsageError, match="has schema 99; this version reads 1"):
-        read_run(run)
+    with pytest.raises(UsageError, match=f"has schema 99; this version reads {SCHEMA}"):
+        read_results(run)
 
 
 def test_line_that_is_no_object_is_refused(run):
     (run / RESULTS).write_text("[1]\n")
     with pytest.raises(UsageError, match="line 1: expected a JSON object, got a list"):
-        read_run(run)
+        read_results(run)
 
 
 def test_directories_that_may_be_written(tmp_path, run):

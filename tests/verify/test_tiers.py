@@ -15,7 +15,7 @@ from verify._case import COTANGENTS, DTYPES, MODES
 from verify._corpus import read_corpus
 from verify._regimes import REGIMES, regime_tokens
 from verify._relation_cases import parse_case
-from verify._run import STARTED, read_run
+from verify._run import STARTED, read_results
 from verify._tiers import STANDARD, TIERS, covering_cases
 from verify.cli._run import _choose as choose
 from verify.cli._selection import draw_cases, select_cases
@@ -126,10 +126,10 @@ def test_soak_runs_until_its_time_is_up(tmp_path):
     correct = ("--subject", "tests.subjects.correct:mlstm", "--isolate", "none", "--out", tmp_path / "run", "--json")
     done = verify("run", *small, *correct)
     assert done.returncode == 0, done.stderr
-    document, (manifest, records) = json.loads(done.stdout), read_run(tmp_path / "run")
-    drawn = list(itertools.islice(draw_cases("soak", "S3- and fw", seed=3), len(records)))
-    assert [record["case"] for record in records] == manifest["planned"] == [case.id for case in drawn] != []
-    assert document["planned"] == manifest["planned"]
+    document, (manifest, results) = json.loads(done.stdout), read_results(tmp_path / "run")
+    drawn = list(itertools.islice(draw_cases("soak", "S3- and fw", seed=3), len(results)))
+    assert [result.case for result in results] == drawn != []
+    assert document["planned"] == manifest["planned"] == [case.id for case in drawn]
     assert (tmp_path / "run" / STARTED).read_text().splitlines() == manifest["planned"]
     again = verify("run", "--resume", tmp_path / "run")
     assert again.returncode == 2

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from verify._calibration import CALIBRATION, RATE, STATISTICS, calibrate
 from verify._errors import UsageError
-from verify._run import read_run
+from verify._run import read_results
 
 
 def calibrate_command(
@@ -20,7 +20,7 @@ def calibrate_command(
     out: Annotated[Path, typer.Option(help="File to be written.")] = CALIBRATION,
 ) -> None:
     """Write the thresholds of RMS z and largest z, with the runs that they rest on."""
-    content = calibrate([read_run(path) for path in runs])
+    content = calibrate([read_results(path) for path in runs])
     try:
         out.write_text(json.dumps(content, indent=1) + "\n")
     except OSError as error:

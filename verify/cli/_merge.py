@@ -11,7 +11,8 @@ from rich.console import Console
 
 from verify._errors import UsageError
 from verify._report import Report
-from verify._run import MANIFEST, RESULTS, check_directory, differences, parse_result, read_run
+from verify._run import MANIFEST, RESULTS, check_directory, differences, read_results, result_record
+from verify._runner import Result
 from verify._table import print_summary
 from verify.cli._selection import parse_shard
 
@@ -24,19 +25,19 @@ def merge(
     from verify._export import write_tables
 
     check_directory(out)
-    runs = _in_order({path: read_run(path) for path in shards})
+    runs = _in_order({path: read_results(path) for path in shards})
     planned = _interleaved([manifest["planned"] for manifest, _ in runs])
-    records = {record["case"]: record for _, of_shard in runs for record in of_shard}
+    recorded = {result.case.id: result for _, of_shard in runs for result in of_shard}
+    results = [recorded[name] for name in planned]
     manifest = {**runs[0][0], "shard": None, "planned": planned}
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    (out / RESULTS).write_text("".join(json.dumps(records[name]) + "\n" for name in planned))
-    report = Report.of(manifest, (parse_result(records[name]) for name in planned))
-    print_summary(Console(highlight=False, markup=False), report)
-    write_tables(out, manifest, [records[name] for name in planned])
+    (out / RESULTS).write_text("".join(json.dumps(result_record(result)) + "\n" for result in results))
+    print_summary(Console(highlight=False, markup=False), Report.of(manifest, results))
+    write_tables(out, manifest, results)
 
 
-Run = tuple[dict[str, Any], list[dict[str, Any]]]
+Run = tuple[dict[str, Any], list[Result]]
 
 
 def _in_order(runs: dict[Path, Run]) -> list[Run]:
@@ -44,7 +45,7 @@ def _in_order(runs: dict[Path, Run]) -> list[Run]:
     numbered: dict[int, Path] = {}
     first_path, (first, _) = next(iter(runs.items()))
     total = 0
-    for path, (manifest, records) in runs.items():
+    for path, (manifest, results) in runs.items():
         if not manifest.get("shard"):
             raise UsageError(f"{path / MANIFEST} is no shard; expected runs made with --shard I/N.")
         number, of = parse_shard(manifest["shard"])
@@ -52,7 +53,7 @@ def _in_order(runs: dict[Path, Run]) -> list[Run]:
             raise UsageError(f"{path} is of a run under other conditions than {first_path}: {'; '.join(changed)}.")
         if number in numbered or (total and of != total):
             raise UsageError(f"{path} is shard {manifest['shard']}, which does not fit beside {first['shard']}.")
-        missing = len(set(manifest["planned"]) - {record["case"] for record in records})
+        missing = len(set(manifest["planned"]) - {result.case.id for result in results})
         if missing:
             raise UsageError(f"{path} is unfinished: {missing} cases are missing; go on with run --resume {path}.")
         numbered[number], total = path, of

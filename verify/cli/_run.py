@@ -25,7 +25,7 @@ from verify._errors import UsageError
 from verify._isolation import IsolatedSubject
 from verify._relation_cases import parse_case
 from verify._report import Report
-from verify._run import MANIFEST, STARTED, RunWriter, check_directory, parse_result, read_manifest, read_run
+from verify._run import MANIFEST, STARTED, RunWriter, check_directory, read_manifest, read_results, result_record
 from verify._runner import Result, run_cases
 from verify._self_test import self_test
 from verify._side_by_side import SideBySide, gpus
@@ -270,20 +270,20 @@ def _report(directory: Path, as_json: bool) -> int:
     """Write the tables of a finished run and print it; its exit code."""
     from verify._export import write_tables
 
-    manifest, records = read_run(directory)
-    write_tables(directory, manifest, records)
+    manifest, results = read_results(directory)
+    write_tables(directory, manifest, results)
     if as_json:
+        records = list(map(result_record, results))
         print(json.dumps({"directory": str(directory), **manifest, "results": records}, indent=2))
     else:
         # A pipe has no width of its own; the table is made for 100 columns.
         console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
-        print_summary(console, Report.of(manifest, map(parse_result, records)))
+        print_summary(console, Report.of(manifest, results))
         console.print(f"recorded in {directory}", soft_wrap=True)
-    return _exit_code(records)
+    return _exit_code([result.verdict.outcome for result in results])
 
 
-def _exit_code(records: list[dict[str, Any]]) -> int:
-    outcomes = [Outcome(record["outcome"]) for record in records]
+def _exit_code(outcomes: list[Outcome]) -> int:
     if any(outcome.failed for outcome in outcomes):
         return 1
     if Outcome.PASS not in outcomes:
