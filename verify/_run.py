@@ -168,7 +168,7 @@ class RunWriter:
 
 
 def result_record(result: Result) -> dict[str, Any]:
-    """A result as JSON values."""
+    """A result as JSON values; ``read_results`` is the inverse."""
     record = {
         "case": result.case.id,
         "outcome": result.verdict.outcome.value,

@@ -56,6 +56,22 @@ def test_what_rounding_explains(tmp_path, changed, kind):
     assert pair.after.ulp == 2.0
 
 
+@pytest.mark.parametrize(
+    ("got", "wanted", "ulp"),
+    [
+        (1.0, 1.0, 0.0),
+        (1.0, 1.0 - 2.0**-24, 1.0),
+        (2.0**-149, 0.0, 1.0),
+        # A state whose m is far from the reference's is brought to it in float64.
+        (1e308, 0.0, math.inf),
+        ("nan", 1.0, math.inf),
+    ],
+)
+def test_units_in_the_last_place(tmp_path, got, wanted, ulp):
+    of = records(lambda case, output: {"got": got, "wanted": wanted}, cases=CASES[:1], outputs=("C_last",))
+    assert recorded_run(write_run(tmp_path / "run", of)).cases[CASES[0].id].levels["C_last"].ulp == ulp
+
+
 def test_few_numbers_may_move_further():
     case = Case(length=5, batch=2, heads=3, dhqk=7, dhhv=11)
     many, few = (reaches(case, output)["rms_z"] for output in ("h", "m_last"))

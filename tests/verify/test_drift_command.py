@@ -213,26 +213,37 @@ def test_an_unfinished_run_is_told(verify, base, current):
     assert "current is unfinished: 35 of 36 cases are recorded" in out
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "drift base current",
-        "drift current base",
-        "drift --runs .",
-        "drift current --against baseline",
-        "baseline accept current --reason new",
-        "report current -o out",
-        "export current",
-        "merge base current --out out",
-        "run --resume current",
-        "calibrate current --out out",
-    ],
+READERS = (
+    "drift base current",
+    "drift current base",
+    "drift --runs .",
+    "drift current --against baseline",
+    "baseline accept current --reason new",
+    "report current -o out",
+    "export current",
+    "merge base current --out out",
+    "calibrate current --out out",
 )
+
+
+@pytest.mark.parametrize("arguments", [*READERS, "run --resume current"])
 def test_a_run_of_another_schema_is_named(verify, base, current, tmp_path, arguments):
     path = current / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": SCHEMA - 1}))
     code, out, err = verify(*arguments.split())
     assert code == 2
     assert err == f"error: current/manifest.json has schema {SCHEMA - 1}; this version reads {SCHEMA}.\n"
+    assert out == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", READERS)
+def test_every_reader_names_the_line_of_a_damaged_record(verify, current, tmp_path, base, arguments):
+    path = current / "results.jsonl"
+    first, second, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first, second.replace('"ratio": 0.1', '"ratio": "x"'), *rest]))
+    code, out, err = verify(*arguments.split())
+    assert code == 2
+    assert err.startswith("error: current/results.jsonl, line 2: the record is damaged: could not convert string")
     assert out == ""
     assert not (tmp_path / "out").exists()
