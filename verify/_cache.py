@@ -170,6 +170,6 @@ def definition_digest() -> str:
     import oracles
 
     here = Path(__file__).parent
-    drawn = ("_problem", "_regimes", "_initial_states", "_probes", "_reference")
+    drawn = ("_problem", "_regimes", "_initial_states", "_probes", "_error_scales", "_reference")
     sources = [*sorted(Path(oracles.__file__).parent.glob("*.py")), *(here / f"{name}.py" for name in drawn)]
     return _digest(b"".join(path.read_bytes() for path in sources))

@@ -20,8 +20,9 @@ from math import nan
 import numpy as np
 
 from verify._curve import Curve, curve_of
+from verify._error_scales import FLOAT32_TINY
 from verify._errors import SuiteError
-from verify._reference import CHANNELS, FLOAT32_TINY, TOKENS, Reference
+from verify._reference import CHANNELS, TOKENS, Reference
 
 FLOAT32_HUGE = 2.0**126
 

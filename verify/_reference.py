@@ -14,9 +14,8 @@ All are kept at the rows of ``probe_rows``, in the same digits whether they come
 from __future__ import annotations
 
 import importlib.util
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,6 @@ from oracles import (
     Arithmetic,
     Ball,
     EnclosureError,
-    Inputs,
-    MonteCarlo,
     NormalizerGrad,
     Precision,
     RunningError,
@@ -37,25 +34,17 @@ from oracles import (
     recurrent_vjp,
 )
 from verify._case import Case
+from verify._error_scales import FLOAT32_TINY, Arrays, Bounded, Kinds, Orders, may_leave_float32, without_gradient
 from verify._probes import probe_rows
-from verify._problem import GRADIENT_OF, NUMPY_DTYPES, Problem, make_problem
+from verify._problem import GRADIENT_OF, Problem, make_problem
 
-# The smallest normal number.
-FLOAT32_TINY = 2.0**-126
 REPLICATES = 16
 # Tokens of all heads, up to which the oracle is proved where it is too far off itself.
 PROVED_UP_TO = 2**14
-# Of longer sequences the bound, too, is computed a chunk at a time.
-BY_TOKENS_UP_TO = 8192
-# Token by token m and the states are rounded each time, which may be noisier than chunks are. For more numbers of
-# states than this, over all tokens, two replicates must do, one of them rounded to nearest.
-NOISE_BY_TOKENS_UP_TO = 2**22
-# A kernel that works in base 2 multiplies m by log 2 where it returns it, and phi and i by log2 e before: it is off by
-# two roundings each, of the constant and of the product.
-_CONVERSIONS = 4
 # The outputs with an axis of tokens, and where it is; those with channels as their last axis.
 TOKENS = {"h": -2, "n": -1, "m": -1, "dq": -2, "dk": -2, "dv": -2, "di": -1, "df": -1}
 CHANNELS = ("h", "C_last", "n_last", "dq", "dk", "dv", "dC_0", "dn_0")
+OUTPUTS = Kinds(channels=CHANNELS, gradients=GRADIENT_OF.values())
 
 
 @dataclass(frozen=True)
@@ -80,6 +69,17 @@ class Reference:
     errors: dict[str, np.ndarray] = field(default_factory=dict)
     noise: dict[str, np.ndarray] = field(default_factory=dict)
     rows: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls, bounded: Bounded, bounds: Arrays, noise: Arrays, unknown: Arrays, rows: np.ndarray | None = None
+    ) -> Reference:
+        """With ``Bounded.scales``, which say nothing where anything is right."""
+        values, bounds = dict(bounded.values), dict(bounds)
+        for name, beyond in unknown.items():
+            values[name], bounds[name] = np.where(beyond, 0.0, values[name]), np.where(beyond, np.inf, bounds[name])
+        errors = {name: bounded.errors[name] for name in values}
+        return cls(values, _rounded_up(bounds), unknown, _rounded_up(errors), noise, rows)
 
     def at_rows(self, name: str, array: np.ndarray) -> np.ndarray:
         """The rows of a whole output that the reference keeps."""
@@ -114,29 +114,22 @@ def compute_reference(
     problem, rows = problem or make_problem(case), probe_rows(case)
     kept = None if len(rows) == case.length else rows
     evaluate = _Evaluation(case, problem, normalizer_grad, kept)
-    exact = evaluate.by_chunks(RunningError(Precision.of("float64"), depth=case.chunk_size))
-    bounding = evaluate.by_tokens if case.length <= BY_TOKENS_UP_TO else evaluate.by_chunks
-    rounded = bounding(RunningError(units, depth=case.chunk_size))
-    values = {name: np.asarray(number.x) for name, number in exact.items()}
-    errors = {name: np.broadcast_to(number.e, values[name].shape) for name, number in exact.items()}
-    if _are_too_large(errors, rounded) and case.batch * case.heads * case.length <= PROVED_UP_TO:
-        values, errors = evaluate.by_proof() or (values, errors)
-    bounds = {name: number.e + errors[name] for name, number in rounded.items()}
-    noise = _noise(evaluate, values, case, units, replicates) if replicates else {}
-    _allow_conversion_of_m(values, bounds, noise)
-    unknown, without_gradient = {}, _without_gradient(case, rows, evaluate.h_of_all(rounded, units))
-    for name, number in rounded.items():
-        if name in GRADIENT_OF.values():
-            bounds[name] = bounds[name] + _underflow(case, problem)
-        beyond = _may_leave_float32(name, number, problem.inputs) | without_gradient.get(name, False)
+    orders = Orders(evaluate.by_chunks, evaluate.by_tokens)
+    bounded = Bounded.of(orders, case, problem, units)
+    if _are_too_large(bounded) and case.batch * case.heads * case.length <= PROVED_UP_TO:
+        values, errors = evaluate.by_proof() or (bounded.values, bounded.errors)
+        bounded = replace(bounded, values=values, errors=errors)
+    bounds, noise = bounded.scales(orders, OUTPUTS, replicates)
+    unknown, no_gradient = {}, without_gradient(case, rows, evaluate.h_of_all(bounded.rounded, units))
+    for name, number in bounded.rounded.items():
+        beyond = may_leave_float32(name, number, problem.inputs) | no_gradient.get(name, False)
         if not case.eps:
             # exp(-m) may leave even float64, and d_t be 0.
-            beyond = beyond | np.isnan(values[name]) | np.isnan(bounds[name])
+            beyond = beyond | np.isnan(bounded.values[name]) | np.isnan(bounds[name])
         # Also where only tokens that are not kept are: a NaN there is no fault.
-        if beyond.any() or name in without_gradient:
+        if beyond.any() or name in no_gradient:
             unknown[name] = beyond
-            values[name], bounds[name] = np.where(beyond, 0.0, values[name]), np.where(beyond, np.inf, bounds[name])
-    return Reference(values, _rounded_up(bounds), unknown, _rounded_up(errors), noise, kept)
+    return Reference.of(bounded, bounds, noise, unknown, kept)
 
 
 class _Evaluation:
@@ -190,12 +183,12 @@ class _Evaluation:
         return numbers
 
 
-def _are_too_large(errors: dict[str, np.ndarray], rounded: dict[str, Any]) -> bool:
+def _are_too_large(bounded: Bounded) -> bool:
     """Whether the oracle may be off by 2^-10 of the bound, or of one rounding of the value to float32."""
-    for name, number in rounded.items():
+    for name, number in bounded.rounded.items():
         size = np.where(np.isfinite(number.x), np.abs(number.x), 0.0)
         matters = 2.0**-10 * np.maximum(number.e, 2.0**-24 * size + FLOAT32_TINY)
-        if np.any((errors[name] > matters) & np.isfinite(number.e)):
+        if np.any((bounded.errors[name] > matters) & np.isfinite(number.e)):
             return True
     return False
 
@@ -208,95 +201,3 @@ def _rounded_up(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             name: np.where(near < arrays[name], np.nextafter(near, np.float32(np.inf)), near)
             for name, near in nearest.items()
         }
-
-
-def _noise(
-    evaluate: _Evaluation, values: dict[str, np.ndarray], case: Case, units: Precision, replicates: int
-) -> dict[str, np.ndarray]:
-    """The noise floor of every row: over the replicates, over the channels if it has any, of the noisier order."""
-    seed = zlib.crc32(case.id.encode())
-    numbers = case.batch * case.heads * case.length * case.dhqk * case.dhhv
-    orders = [(evaluate.by_chunks, replicates)]
-    if case.length <= BY_TOKENS_UP_TO:
-        orders.append((evaluate.by_tokens, replicates if numbers <= NOISE_BY_TOKENS_UP_TO else 2))
-    floors: dict[str, np.ndarray] = {}
-    for order, count in orders:
-        arithmetic = MonteCarlo(units, count, seed, nearest=True)
-        for name, number in order(arithmetic).items():
-            floor = arithmetic.noise(number, values[name])
-            floor = _root_mean_square(floor) if name in CHANNELS else floor
-            # Which terms below the smallest normal number a kernel loses is not told by losing all of them, or none.
-            floor = np.where(floor > 0.0, np.hypot(floor, FLOAT32_TINY), floor)
-            floors[name] = np.maximum(floor, floors.get(name, 0.0))
-    return floors
-
-
-def _allow_conversion_of_m(
-    values: dict[str, np.ndarray], bounds: dict[str, np.ndarray], noise: dict[str, np.ndarray]
-) -> None:
-    """Add the roundings of a change of base to m, and to the last state, which is relative to that m."""
-    unit = Precision.of("float32").gates
-    relative = {name: unit * np.where(np.isfinite(m), np.abs(m), 0.0) for name, m in values.items() if name[0] == "m"}
-    for name, off in relative.items():
-        bounds[name] = bounds[name] + _CONVERSIONS * off
-        if noise:
-            noise[name] = np.hypot(noise[name], off)
-    for name in ("C_last", "n_last"):
-        axes = (None,) * (values[name].ndim - relative["m_last"].ndim)
-        off = relative["m_last"][..., *axes]
-        bounds[name] = bounds[name] + _CONVERSIONS * off * np.abs(values[name])
-        if noise:
-            noise[name] = np.hypot(noise[name], off[..., 0] * _root_mean_square(values[name]))
-
-
-def _root_mean_square(x: np.ndarray) -> np.ndarray:
-    # Over the last axis; scaled, since squares of what underflows in float32 may underflow in float64.
-    largest = np.max(np.abs(x), axis=-1, keepdims=True)
-    scale = np.where((largest > 0.0) & np.isfinite(largest), largest, 1.0)
-    return scale[..., 0] * np.sqrt(np.mean((x / scale) ** 2, axis=-1))
-
-
-def _underflow(case: Case, problem: Problem) -> float:
-    """What products below float32's smallest normal number may lose of a gradient.
-
-    A gradient sums fewer than S L pairs, each a dot of max(DHQK, DHHV) products, which a kernel may
-    multiply by the numbers of two inputs after the product was lost; the running error bound counts
-    the products of the recurrence, where these factors come first.
-    """
-    factors = [problem.arrays[name] for name in ("q", "k", "v", "c_initial", "n_initial") if name in problem.arrays]
-    largest = max(float(np.max(np.abs(array), initial=1.0)) for array in (*factors, *problem.cotangents.values()))
-    return case.length * case.chunk_size * max(case.dhqk, case.dhhv) * largest**2 * FLOAT32_TINY
-
-
-def _may_leave_float32(name: str, number: Any, inputs: Inputs) -> np.ndarray:
-    # h depends on an empty initial state by exp(m_0 - m_t) / d_t, where d_t may be 0 without norm_val and eps: a
-    # term may overflow although their sum does not.
-    if name not in ("dC_0", "dn_0"):
-        return np.zeros(number.shape, bool)
-    empty = inputs.is_empty().reshape(inputs.lead + (1,) * (len(number.shape) - len(inputs.lead)))
-    size = np.where(np.isinf(number.e), np.inf, number.s)
-    return np.broadcast_to(empty & ~(size <= np.finfo(np.float32).max), number.shape)
-
-
-def _without_gradient(case: Case, rows: np.ndarray, h: Any) -> dict[str, np.ndarray]:
-    """Where a kernel has no gradient, because h_t is stored and left the range of its dtype.
-
-    y_t = dh_t.h_t is then infinite: it is in dq_t, and in what all tokens up to t and the initial state get.
-    """
-    import ml_dtypes
-
-    if case.cotangents not in ("h", "all"):
-        return {}
-    largest = float(ml_dtypes.finfo(NUMPY_DTYPES[case.dtype]).max)
-    # Where rounding decides whether d_t is 0, h_t may be anything: next to float16's range, not to float32's, it is
-    # likely enough to be beyond.
-    bound = h.e if case.dtype == "float16" else np.where(np.isinf(h.e), 0.0, h.e)
-    beyond = np.any(np.abs(h.x) + bound >= largest, axis=-1)
-    if not beyond.any():
-        return {}
-    last = np.where(beyond, np.arange(case.length), -1).max(axis=-1)
-    tokens = rows <= last[..., None]
-    heads = last >= 0
-    by_channel = {"dq": beyond[..., rows, None], "dk": tokens[..., None], "dv": tokens[..., None]}
-    initial = {"dC_0": heads[..., None, None], "dn_0": heads[..., None], "dm_0": heads}
-    return {**by_channel, "di": tokens, "df": tokens, **initial}

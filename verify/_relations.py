@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from verify._case import Case
+from verify._error_scales import FLOAT32_TINY
 from verify._problem import GRADIENT_OF, make_problem
-from verify._reference import FLOAT32_TINY, TOKENS
+from verify._reference import TOKENS
 from verify._scatter import (
     STATE,
     Apart,

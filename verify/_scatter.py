@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from verify._error_scales import FLOAT32_TINY
 from verify._measurement import brought_to
-from verify._reference import CHANNELS, FLOAT32_TINY
+from verify._reference import CHANNELS
 
 if TYPE_CHECKING:
     from verify._case import Case

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verify import Case, Outcome, Reference, SuiteError, compute_reference, load_subject, measure, run_case
-from verify._reference import _without_gradient
+from verify._error_scales import without_gradient
 
 every_float = st.floats(width=32) | st.sampled_from([0.0, -0.0, math.inf, -math.inf, math.nan])
 bounds = st.floats(0.0, 1e30) | st.sampled_from([0.0, math.inf])
@@ -111,15 +111,15 @@ def test_reference_of_an_empty_state_without_a_denominator_says_what_it_does_not
 def test_no_gradient_before_an_overflow_also_of_a_token_that_is_not_kept():
     case = Case(length=4, dtype="float16", cotangents="all")
     h = SimpleNamespace(x=np.zeros((1, 1, 4, 2)), e=np.ones((1, 1, 4, 2)))
-    assert _without_gradient(case, np.array([0, 3]), h) == {}
+    assert without_gradient(case, np.array([0, 3]), h) == {}
     h.x[..., 2, 1] = 7e4
-    unknown = _without_gradient(case, np.array([0, 3]), h)
+    unknown = without_gradient(case, np.array([0, 3]), h)
     assert unknown["df"].tolist() == [[[True, False]]]
     assert not unknown["dq"].any()
     # A denominator that may be 0 leaves float16, and hardly ever float32.
     h.x[..., 2, 1], h.e[..., 1, 0] = 0.0, np.inf
-    assert _without_gradient(case, np.array([0, 3]), h)["df"].tolist() == [[[True, False]]]
-    assert _without_gradient(replace(case, dtype="float32"), np.array([0, 3]), h) == {}
+    assert without_gradient(case, np.array([0, 3]), h)["df"].tolist() == [[[True, False]]]
+    assert without_gradient(replace(case, dtype="float32"), np.array([0, 3]), h) == {}
 
 
 def test_every_row_is_asked_for_an_overflow(monkeypatch):

@@ -64,7 +64,7 @@ def test_nan_between_probes_is_seen(monkeypatch):
 def test_bounds_of_a_longer_sequence_are_made_in_chunks(monkeypatch):
     case = Case(length=130, dhqk=4, dhhv=3, chunk_size=16, cotangents="all", initial="warm@1")
     tokens = compute_reference(case)
-    monkeypatch.setattr("verify._reference.BY_TOKENS_UP_TO", 100)
+    monkeypatch.setattr("verify._error_scales.BY_TOKENS_UP_TO", 100)
     chunks = compute_reference(case)
     for name, wanted in tokens.values.items():
         np.testing.assert_array_equal(chunks.values[name], wanted)

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from oracles import Arithmetic, Contract, Cotangents, Float64, Inputs, Precision, RunningError
+from oracles import Arithmetic, Contract, Cotangents, Float64, Inputs, Precision
 from verify._case import Case
 from verify._diagnosis._forms import Form, Places
+from verify._error_scales import Bounded, Orders
 from verify._problem import GRADIENT_OF, Problem, make_problem
-from verify._reference import REPLICATES, Reference, _allow_conversion_of_m, _noise, _rounded_up, _underflow
+from verify._reference import OUTPUTS, REPLICATES, Reference
 
 Numbers = dict[str, Any]
 # What is done to the outputs and gradients, in the numbers of an arithmetic.
@@ -48,7 +49,7 @@ class Reading:
     changes: tuple[Change, ...] = ()
     slack: Mapping[str, float] = field(default_factory=dict)
     coarseness: float = 0.0
-    _known: dict[str, tuple[dict[str, np.ndarray], ...]] = field(init=False, default_factory=dict, repr=False)
+    _known: dict[str, Bounded] = field(init=False, default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, case: Case) -> Reading:
@@ -73,7 +74,6 @@ class Reading:
             merged[name] = merged.get(name, 0.0) + unit
         return replace(self, changes=changes, slack=merged, **fields)
 
-    # The two orders of evaluation, as ``verify._reference._noise`` asks for them.
     def by_chunks(self, arithmetic: Arithmetic) -> Numbers:
         """All outputs and gradients, by chunks."""
         return self._all(arithmetic, Form.by_chunks)
@@ -93,28 +93,15 @@ class Reading:
 
     def reference(self, precision: Precision, *, replicates: int = REPLICATES) -> Reference:
         """What a subject of this reading and this precision returns; without replicates no noise floor."""
+        orders = Orders(self.by_chunks, self.by_tokens)
         with np.errstate(all="ignore"):
-            values, errors, bounds = (dict(part) for part in self._bounded(precision))
-            noise = _noise(self, values, self.case, precision, replicates) if replicates else {}  # type: ignore[arg-type]
-            _allow_conversion_of_m(values, bounds, noise)
-            for name in GRADIENT_OF.values() & bounds.keys():
-                bounds[name] = bounds[name] + _underflow(self.case, self.problem)
-        unknown = {name: ~(np.isfinite(values[name]) & np.isfinite(bounds[name])) for name in values}
+            if precision.name not in self._known:
+                self._known[precision.name] = Bounded.of(orders, self.case, self.problem, precision)
+            bounded = self._known[precision.name]
+            bounds, noise = bounded.scales(orders, OUTPUTS, replicates)
+        unknown = {name: ~(np.isfinite(bounded.values[name]) & np.isfinite(bound)) for name, bound in bounds.items()}
         kept = {name: where for name, where in unknown.items() if where.any()}
-        for name, where in kept.items():
-            values[name], bounds[name] = np.where(where, 0.0, values[name]), np.where(where, np.inf, bounds[name])
-        return Reference(values, _rounded_up(bounds), kept, _rounded_up(errors), noise)
-
-    def _bounded(self, precision: Precision) -> tuple[dict[str, np.ndarray], ...]:
-        """Values, errors of these and bounds."""
-        if precision.name not in self._known:
-            exact = self.by_chunks(RunningError(Precision.of("float64"), depth=self.case.chunk_size))
-            rounded = self.by_tokens(RunningError(precision, depth=self.case.chunk_size))
-            values = {name: np.asarray(number.x) for name, number in exact.items()}
-            errors = {name: np.broadcast_to(number.e, values[name].shape) for name, number in exact.items()}
-            bounds = {name: number.e + errors[name] for name, number in rounded.items()}
-            self._known[precision.name] = values, errors, bounds
-        return self._known[precision.name]
+        return Reference.of(bounded, bounds, noise, kept)
 
     def _all(self, ar: Arithmetic, order: Callable[[Form, Cotangents | None], Numbers]) -> Numbers:
         numbers = self._of_two_lengths(ar, order)
