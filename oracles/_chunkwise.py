@@ -37,13 +37,11 @@ def chunkwise(
     Raises:
         ValueError: for another chunk_size, or rows that are no such indices.
     """
-    outputs, _ = walk_segments(
-        ar, inputs, contract, chunk_size, rows, stride=len(segment_starts(inputs.sizes[0], chunk_size))
-    )
-    return outputs
+    count = len(segment_starts(inputs.sizes[0], chunk_size))
+    return outputs_and_trail(ar, inputs, contract, chunk_size, rows, stride=count)[0]
 
 
-def walk_segments(
+def outputs_and_trail(
     ar: Arithmetic,
     inputs: Inputs,
     contract: Contract,
@@ -54,14 +52,14 @@ def walk_segments(
     """What ``chunkwise`` returns, and the states before the segments, of which every ``stride``-th is kept."""
     length = inputs.sizes[0]
     chosen, starts = chosen_tokens(rows, length), segment_starts(length, chunk_size)
-    trail = Trail(
-        State.initial(ar, inputs),
-        lambda state, number: segment_at(ar, inputs, state, starts[number], chunk_size).last(),
-        stride,
-    )
+
+    def segment_after(state: State, number: int) -> Segment:
+        return segment_at(ar, inputs, state, starts[number], chunk_size)
+
+    trail = Trail(State.initial(ar, inputs), lambda state, number: segment_after(state, number).last(), stride)
     made = []
-    for first in starts:
-        segment = segment_at(ar, inputs, trail.last, first, chunk_size)
+    for number, first in enumerate(starts):
+        segment = segment_after(trail.last, number)
         here = tokens_within(chosen, first, first + chunk_size)
         if here.size:
             h, d, m = segment.rows(contract)
@@ -69,10 +67,9 @@ def walk_segments(
         trail.go(segment.last())
 
     h, d, m = zip(*made, strict=True)
-    last, m_last = trail.last.of_m(ar), trail.last.m
-    return Outputs(
-        join_tokens(ar, h), ar.concatenate(d), ar.concatenate(m), last[..., :-1], last[..., -1], m_last
-    ), trail
+    of_m = trail.last.of_m(ar)
+    rows_of_all = join_tokens(ar, h), ar.concatenate(d), ar.concatenate(m)
+    return Outputs(*rows_of_all, of_m[..., :-1], of_m[..., -1], trail.last.m), trail
 
 
 def segment_at(ar: Arithmetic, inputs: Inputs, start: State, first: int, chunk_size: int) -> Segment:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from oracles._arithmetic import Arithmetic
-from oracles._chunkwise import segment_at, segment_starts, tokens_within, walk_segments
+from oracles._chunkwise import outputs_and_trail, segment_at, segment_starts, tokens_within
 from oracles._cotangents import Adjoint, Cotangents, Gradients, NormalizerGrad, is_exact
 from oracles._definition import Contract, Inputs, Outputs, chosen_tokens
 from oracles._parallel_vjp import SegmentBack
@@ -59,7 +59,7 @@ def chunkwise_and_vjp(
     length = inputs.sizes[0]
     chosen, starts = chosen_tokens(rows, length), segment_starts(length, chunk_size)
     dh, _, _ = cotangents.filled(inputs)
-    outputs, trail = walk_segments(ar, inputs, contract, chunk_size, rows, stride_of(inputs, len(starts)))
+    outputs, trail = outputs_and_trail(ar, inputs, contract, chunk_size, rows, stride_of(inputs, len(starts)))
     adjoint, made = Adjoint.of_last(ar, inputs, cotangents, trail.last, exact), []
     for number, before, _ in trail.back():
         first, stop = starts[number], starts[number] + chunk_size

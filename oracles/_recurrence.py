@@ -104,14 +104,16 @@ class Recurrence:
         return self.ar.exp(token.i - or_zero(self.ar, after))
 
     def read(self, after: State, t: int) -> tuple[Any, Any, Any]:
-        """What token t reads: [N' | a']_t / c = [C' | n']^T q_t, m_t and m'_t."""
-        return self.ar.matmul(self.token(t).q[..., None, :], after.matrix)[..., 0, :], after.m, after.inner
+        """What token t reads: [N' | a']_t = c [C' | n']^T q_t, m_t and m'_t."""
+        readout = self.ar.matmul(self.token(t).q[..., None, :], after.matrix)[..., 0, :] * self.c
+        return readout, after.m, after.inner
 
 
 class Trail:
     """The states of a walk, forth and then back.
 
-    Only every ``stride``-th is kept; those between are computed again on the way back, by ``advance``.
+    Only every ``stride``-th is kept; those between are computed again on the way back, by ``advance``, which gets a
+    state and the number of the step.
     """
 
     def __init__(self, start: State, advance: Callable[[State, int], State], stride: int) -> None:

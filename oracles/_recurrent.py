@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,6 @@ def outputs_of(
     ar: Arithmetic, inputs: Inputs, contract: Contract, read: Sequence[tuple[Any, ...]], last: State
 ) -> Outputs:
     """The outputs, from what each token read and the last state."""
-    c = ar.rsqrt(inputs.sizes[1])
-
-    def rows(readout: Any, m: Any, inner: Any) -> tuple[Any, ...]:
-        return output_rows(ar, contract, readout * c, m, inner)
-
-    h, d, m = by_blocks(ar, read, len(inputs.lead), rows)
+    h, d, m = by_blocks(ar, read, len(inputs.lead), partial(output_rows, ar, contract))
     of_m = last.of_m(ar)
     return Outputs(h, d, m, of_m[..., :-1], of_m[..., -1], last.m)

@@ -13,6 +13,7 @@ states exp(m) C held fixed; p_t is 1 where m_t comes from m_{t-1}, ties included
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,10 +71,7 @@ def recurrent_and_vjp(
         read.append(tokens.read(trail.last, t))
     outputs = outputs_of(ar, inputs, contract, [read[t] for t in chosen], trail.last)
 
-    def row(readout: Any, m: Any, inner: Any, dh: Any) -> tuple[Any, ...]:
-        return row_cotangents(ar, contract, readout * tokens.c, m, inner, dh, exact)
-
-    returning = Returning(ar, lead, read, dh, row)
+    returning = Returning(ar, lead, read, dh, partial(row_cotangents, ar, contract, exact=exact))
     adjoint, made, kept = Adjoint.of_last(ar, inputs, cotangents, trail.last, exact), [], set(chosen)
     for t, before, after in trail.back():
         step = StepBack(tokens, t, before, after, returning.row(t), adjoint)
