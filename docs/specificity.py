@@ -1,20 +1,24 @@
-"""False alarms: runs a tier over many seeds on one correct subject, and prints a row of docs/specificity.md.
+"""False alarms: runs a tier over many seeds on one correct subject, and prints the table of docs/specificity.md.
 
-    PYTHONPATH=. python docs/specificity.py --subject MODULE:CALLABLE [--tier smoke] [--seeds 0-19] [--spread]
+    PYTHONPATH=. python docs/specificity.py --subject MODULE:CALLABLE [--tier smoke] [--seeds 0-19] --out FILE
+    PYTHONPATH=. python docs/specificity.py FILE [FILE ...]          the table of what these files hold
 
-With --spread every seed runs a part of the tier of its own, 1/N of it, so that all seeds together run each case once.
-All cases run in one worker: what a shape needs is compiled once. A case that fails is printed, and the exit code is 1.
+A line is added to the file when a seed is finished; a seed that it has is not run again. All cases run in one worker:
+what a shape needs is compiled once. A case that fails is printed, and the exit code is 1.
 """
 
 import argparse
+import itertools
+import json
 import os
 import sys
 from collections import Counter
+from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
 
 from verify._backend import BackendOption
-from verify._cache import ReferenceCache, default_directory
+from verify._cache import ReferenceCache, default_directory, definition_digest
 from verify._calibration import STATISTICS, thresholds
 from verify._isolation import IsolatedSubject, Limits
 from verify._runner import run_cases
@@ -22,52 +26,79 @@ from verify._subject import load_subject
 from verify._tiers import TIERS, each_once
 
 
-def cases_of(tier: str, seeds: range, expression: str, spread: bool):
-    """The cases of all seeds; an expression leaves out ids that have it."""
-    for number, seed in enumerate(seeds):
-        cases = [case for case in TIERS[tier].cases(seed) if not expression or expression not in case.id]
-        yield from cases[number :: len(seeds)] if spread else cases
+@dataclass(frozen=True)
+class Seed:
+    """What came of one seed: how many cases had which outcome; the largest z over its threshold, and its output."""
+
+    subject: str
+    tier: str
+    definition: str
+    seed: int
+    outcomes: dict[str, int]
+    measurements: int
+    nearest: float
+    output: str
 
 
 def main() -> int:
-    """Run, and print what came of it."""
+    """Run, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subject", required=True)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--subject")
     parser.add_argument("--tier", default="smoke")
     parser.add_argument("--seeds", default="0-19", help="FIRST-LAST")
-    parser.add_argument("--spread", action="store_true")
     parser.add_argument("--without", default="", help="leave out the cases whose ids have this")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--in-process", action="store_true")
     parser.add_argument("--cache", type=Path, default=None)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.files:
+        print_table(list(itertools.chain(*map(read, options.files))))
+        return 0
+    if not (options.subject and options.out):
+        parser.error("expected --subject and --out, or files.")
     first, last = map(int, options.seeds.split("-"))
-    cases = cases_of(options.tier, range(first, last + 1), options.without, options.spread)
-    cache = ReferenceCache(options.cache or default_directory())
+    finished = {seed.seed for seed in read(options.out) if (seed.subject, seed.tier) == (options.subject, options.tier)}
+    seeds = [seed for seed in range(first, last + 1) if seed not in finished]
     if options.in_process:
-        return count(options, load_subject(options.subject), cases, cache)
+        return run(options, load_subject(options.subject), seeds)
     with IsolatedSubject(options.subject, BackendOption(options.backend), Limits()) as subject:
-        return count(options, subject, cases, cache)
+        return run(options, subject, seeds)
 
 
-def count(options: argparse.Namespace, subject, cases, cache: ReferenceCache) -> int:
-    """Run the cases, print the failures and the row; 1 if there are any."""
+def read(file: Path) -> list[Seed]:
+    """The seeds of a file; none if it is not there."""
+    return [Seed(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def run(options: argparse.Namespace, subject, seeds: list[int]) -> int:
+    """Run the seeds, add a line for each; 1 if any case failed."""
+    failed = False
+    for seed in seeds:
+        result = run_seed(options, subject, seed)
+        with options.out.open("a") as file:
+            print(json.dumps(asdict(result)), file=file)
+        print(result, flush=True)
+        failed |= set(result.outcomes) != {"pass"}
+    return int(failed)
+
+
+def run_seed(options: argparse.Namespace, subject, seed: int) -> Seed:
+    """Run the cases of a seed, and print the failures."""
+    cache = ReferenceCache(options.cache or default_directory())
+    cases = [case for case in TIERS[options.tier].cases(seed) if not options.without or options.without not in case.id]
     outcomes, nearest, measurements = Counter(), (0.0, ""), 0
-    adapted = each_once(map(subject.adapt, cases))
-    for case, result in run_cases(adapted, subject, options.jobs, cache, print):
+    for case, result in run_cases(each_once(map(subject.adapt, cases)), subject, options.jobs, cache, print):
         if result is None:
             continue
-        outcomes[result.verdict.outcome] += 1
+        outcomes[result.verdict.outcome.value] += 1
         measurements += len(result.verdict.measurements)
         if result.verdict.outcome.failed:
             print(f"{result.verdict.outcome.value}: {case.id}: {result.verdict.reason.splitlines()[0]}", flush=True)
         nearest = max([nearest, *((excess_of(each), each.output) for each in result.verdict.measurements)])
-    told = ", ".join(f"{number} {outcome.value}" for outcome, number in outcomes.most_common())
-    spread = ", spread" if options.spread else ""
-    row = options.subject, f"{options.tier}{spread}", options.seeds, sum(outcomes.values()), told, measurements
-    print(f"| {' | '.join(map(str, row))} | {nearest[0]:.3g} ({nearest[1]}) |")
-    return int(any(outcome.failed for outcome in outcomes))
+    return Seed(options.subject, options.tier, definition_digest(), seed, dict(outcomes), measurements, *nearest)
 
 
 def excess_of(measurement) -> float:
@@ -75,6 +106,34 @@ def excess_of(measurement) -> float:
     values = {name: getattr(measurement, name) for name in STATISTICS}
     limits = {name: thresholds()[name][measurement.output].threshold for name in STATISTICS}
     return max((values[name] / limits[name] for name in STATISTICS if not isnan(values[name])), default=0.0)
+
+
+def print_table(seeds: list[Seed]) -> None:
+    """A row for each subject and tier, and the sums."""
+    columns = "subject", "tier", "seeds", "cases", "outcomes", "measurements", "nearest to its threshold"
+    print(f"| {' | '.join(columns)} |")
+    print("| --- " * len(columns) + "|")
+    of_tier = sorted(seeds, key=lambda seed: (list(TIERS).index(seed.tier), seed.subject, seed.seed))
+    for (tier, name), group in itertools.groupby(of_tier, key=lambda seed: (seed.tier, seed.subject)):
+        rows = list(group)
+        outcomes = sum((Counter(row.outcomes) for row in rows), Counter())
+        told = ", ".join(f"{number:,} {outcome}" for outcome, number in outcomes.most_common())
+        nearest = max(rows, key=lambda row: row.nearest)
+        numbers = f"{outcomes.total():,}", told, f"{sum(row.measurements for row in rows):,}"
+        of_seeds = ranges([row.seed for row in rows])
+        print(f"| {' | '.join([name, tier, of_seeds, *numbers])} | {nearest.nearest:.3g} ({nearest.output}) |")
+    cases = sum(sum(seed.outcomes.values()) for seed in seeds)
+    failures = cases - sum(seed.outcomes.get("pass", 0) for seed in seeds)
+    print(f"\n{failures} failures in {cases:,} cases and {sum(seed.measurements for seed in seeds):,} measurements.")
+
+
+def ranges(numbers: list[int]) -> str:
+    """0-3, 7: what increasing numbers are, in short."""
+    parts = []
+    for _, group in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        run_of = [number for _, number in group]
+        parts.append(str(run_of[0]) if len(run_of) == 1 else f"{run_of[0]}-{run_of[-1]}")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ JAX, Triton or the kernels.
 from oracles._arithmetic import Arithmetic as Arithmetic
 from oracles._ball import Ball as Ball
 from oracles._chunkwise import chunkwise as chunkwise
+from oracles._chunkwise_vjp import chunkwise_and_vjp as chunkwise_and_vjp
 from oracles._chunkwise_vjp import chunkwise_vjp as chunkwise_vjp
 from oracles._cotangents import Cotangents as Cotangents
 from oracles._cotangents import Gradients as Gradients
@@ -23,6 +24,7 @@ from oracles._parallel import parallel as parallel
 from oracles._parallel_vjp import parallel_vjp as parallel_vjp
 from oracles._precision import Precision as Precision
 from oracles._recurrent import recurrent as recurrent
+from oracles._recurrent_vjp import recurrent_and_vjp as recurrent_and_vjp
 from oracles._recurrent_vjp import recurrent_vjp as recurrent_vjp
 from oracles._running_error import RunningError as RunningError
 from oracles._unstabilized import unstabilized as unstabilized
@@ -43,11 +45,13 @@ __all__ = [
     "Precision",
     "RunningError",
     "chunkwise",
+    "chunkwise_and_vjp",
     "chunkwise_vjp",
     "enclose",
     "parallel",
     "parallel_vjp",
     "recurrent",
+    "recurrent_and_vjp",
     "recurrent_vjp",
     "unstabilized",
 ]

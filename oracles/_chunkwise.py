@@ -12,7 +12,7 @@ import numpy as np
 from oracles._arithmetic import Arithmetic
 from oracles._definition import Contract, Inputs, Outputs, chosen_tokens
 from oracles._parallel import Segment
-from oracles._recurrence import State, Tokens, join_tokens
+from oracles._recurrence import State, Tokens, Trail, join_tokens
 
 
 def chunkwise(
@@ -37,20 +37,44 @@ def chunkwise(
     Raises:
         ValueError: for another chunk_size, or rows that are no such indices.
     """
+    count = len(segment_starts(inputs.sizes[0], chunk_size))
+    return outputs_and_trail(ar, inputs, contract, chunk_size, rows, stride=count)[0]
+
+
+def outputs_and_trail(
+    ar: Arithmetic,
+    inputs: Inputs,
+    contract: Contract,
+    chunk_size: int,
+    rows: Sequence[int] | np.ndarray | None,
+    stride: int,
+) -> tuple[Outputs, Trail]:
+    """What ``chunkwise`` returns, and the states before the segments, of which every ``stride``-th is kept."""
     length = inputs.sizes[0]
     chosen, starts = chosen_tokens(rows, length), segment_starts(length, chunk_size)
-    state, made = State.initial(ar, inputs), []
-    for first in starts:
-        segment = Segment(ar, Tokens.of(ar, inputs, first, min(first + chunk_size, length)), state)
+
+    def segment_after(state: State, number: int) -> Segment:
+        return segment_at(ar, inputs, state, starts[number], chunk_size)
+
+    trail = Trail(State.initial(ar, inputs), lambda state, number: segment_after(state, number).last(), stride)
+    made = []
+    for number, first in enumerate(starts):
+        segment = segment_after(trail.last, number)
         here = tokens_within(chosen, first, first + chunk_size)
         if here.size:
             h, d, m = segment.rows(contract)
             made.append((h[..., here, :], d[..., here], m[..., here]))
-        state = segment.last()
+        trail.go(segment.last())
 
     h, d, m = zip(*made, strict=True)
-    last = state.of_m(ar)
-    return Outputs(join_tokens(ar, h), ar.concatenate(d), ar.concatenate(m), last[..., :-1], last[..., -1], state.m)
+    of_m = trail.last.of_m(ar)
+    rows_of_all = join_tokens(ar, h), ar.concatenate(d), ar.concatenate(m)
+    return Outputs(*rows_of_all, of_m[..., :-1], of_m[..., -1], trail.last.m), trail
+
+
+def segment_at(ar: Arithmetic, inputs: Inputs, start: State, first: int, chunk_size: int) -> Segment:
+    """The segment whose first token is ``first``, from the state before it."""
+    return Segment(ar, Tokens.of(ar, inputs, first, min(first + chunk_size, inputs.sizes[0])), start)
 
 
 def segment_starts(length: int, chunk_size: int) -> range:

@@ -6,17 +6,15 @@ As ``oracles/_chunkwise.py`` it has no mathematics of its own (docs/method.md, s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isqrt
 
 import numpy as np
 
 from oracles._arithmetic import Arithmetic
-from oracles._chunkwise import segment_starts, tokens_within
+from oracles._chunkwise import outputs_and_trail, segment_at, segment_starts, tokens_within
 from oracles._cotangents import Adjoint, Cotangents, Gradients, NormalizerGrad, is_exact
-from oracles._definition import Contract, Inputs, chosen_tokens
-from oracles._parallel import Segment
+from oracles._definition import Contract, Inputs, Outputs, chosen_tokens
 from oracles._parallel_vjp import SegmentBack
-from oracles._recurrence import State, Tokens, Trail, join_tokens
+from oracles._recurrence import State, join_tokens, stride_of
 
 
 def chunkwise_vjp(
@@ -29,15 +27,29 @@ def chunkwise_vjp(
     chunk_size: int = 64,
     rows: Sequence[int] | np.ndarray | None = None,
 ) -> Gradients:
-    """The gradients by segments of ``chunk_size`` tokens, from the last one back.
+    """The gradients by segments; for arguments and errors see ``chunkwise_and_vjp``."""
+    return chunkwise_and_vjp(ar, inputs, contract, cotangents, normalizer_grad, chunk_size=chunk_size, rows=rows)[1]
 
-    Of the states before the segments only about sqrt(S / chunk_size) are kept; those between are computed
+
+def chunkwise_and_vjp(
+    ar: Arithmetic,
+    inputs: Inputs,
+    contract: Contract,
+    cotangents: Cotangents,
+    normalizer_grad: NormalizerGrad = "exact",
+    *,
+    chunk_size: int = 64,
+    rows: Sequence[int] | np.ndarray | None = None,
+) -> tuple[Outputs, Gradients]:
+    """What ``chunkwise`` returns, and the gradients by segments of ``chunk_size`` tokens, from the last one back.
+
+    Of many states before the segments only about sqrt(S / chunk_size) are kept; those between are computed
     again. For ``RunningError`` see ``chunkwise``.
 
     Args:
         chunk_size: at least 1.
-        rows: increasing token indices, from 0; only these rows of dq, dk, dv, di and df are returned, and
-            segments without one make none. None: all.
+        rows: increasing token indices, from 0; only these rows of h, n and m, of dq, dk, dv, di and df are returned,
+            and segments without one make none. None: all.
 
     Raises:
         ValueError: for a cotangent that does not fit the inputs, another normalizer_grad or chunk_size, or
@@ -47,17 +59,12 @@ def chunkwise_vjp(
     length = inputs.sizes[0]
     chosen, starts = chosen_tokens(rows, length), segment_starts(length, chunk_size)
     dh, _, _ = cotangents.filled(inputs)
-
-    def segment(start: State, number: int) -> Segment:
-        first = starts[number]
-        return Segment(ar, Tokens.of(ar, inputs, first, min(first + chunk_size, length)), start)
-
-    initial, count = State.initial(ar, inputs), len(starts)
-    trail = Trail(initial, count, lambda state, number: segment(state, number).last(), isqrt(count - 1) + 1)
+    outputs, trail = outputs_and_trail(ar, inputs, contract, chunk_size, rows, stride_of(inputs, len(starts)))
     adjoint, made = Adjoint.of_last(ar, inputs, cotangents, trail.last, exact), []
     for number, before, _ in trail.back():
         first, stop = starts[number], starts[number] + chunk_size
-        back = SegmentBack(segment(before, number), contract, ar.array(dh[..., first:stop, :]), adjoint, exact)
+        segment = segment_at(ar, inputs, before, first, chunk_size)
+        back = SegmentBack(segment, contract, ar.array(dh[..., first:stop, :]), adjoint, exact)
         here = tokens_within(chosen, first, stop)
         if here.size:
             dq, dk, dv, di, df = back.rows()
@@ -67,4 +74,4 @@ def chunkwise_vjp(
     *vectors, di, df = zip(*reversed(made), strict=True)
     dq, dk, dv = (join_tokens(ar, parts) for parts in vectors)
     gradients = Gradients(dq, dk, dv, ar.concatenate(di), ar.concatenate(df))
-    return adjoint.with_initial(ar, inputs, initial, gradients)
+    return outputs, adjoint.with_initial(ar, inputs, State.initial(ar, inputs), gradients)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isqrt, prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from oracles._denominator import or_zero
 
 # Tokens that are held in the arithmetic's numbers at a time.
 BLOCK = 64
+# Numbers of states that a walk keeps: in 17 ways each, 0.3 GiB.
+KEPT = 2**21
 
 
 @dataclass(frozen=True)
@@ -100,25 +103,28 @@ class Recurrence:
         """I'_t = exp(i_t - m'_t)."""
         return self.ar.exp(token.i - or_zero(self.ar, after))
 
-    def readout(self, after: State, token: Tokens) -> Any:
-        """[N' | a']_t = c [C' | n']^T q_t."""
-        return self.ar.matmul(token.q[..., None, :], after.matrix)[..., 0, :] * self.c
+    def read(self, after: State, t: int) -> tuple[Any, Any, Any]:
+        """What token t reads: [N' | a']_t = c [C' | n']^T q_t, m_t and m'_t."""
+        readout = self.ar.matmul(self.token(t).q[..., None, :], after.matrix)[..., 0, :] * self.c
+        return readout, after.m, after.inner
 
 
 class Trail:
-    """The states of a walk of ``count`` steps, forth and then back.
+    """The states of a walk, forth and then back.
 
-    Only every ``stride``-th is kept; those between are computed again, so that about count / stride + stride
-    are held at a time.
+    Only every ``stride``-th is kept; those between are computed again on the way back, by ``advance``, which gets a
+    state and the number of the step.
     """
 
-    def __init__(self, start: State, count: int, advance: Callable[[State, int], State], stride: int) -> None:
-        self.count, self.advance, self.stride = count, advance, stride
-        self.kept, self.last = [], start
-        for step in range(count):
-            if step % stride == 0:
-                self.kept.append(self.last)
-            self.last = advance(self.last, step)
+    def __init__(self, start: State, advance: Callable[[State, int], State], stride: int) -> None:
+        self.advance, self.stride = advance, stride
+        self.kept, self.last, self.count = list[State](), start, 0
+
+    def go(self, after: State) -> None:
+        """One step on, to this state."""
+        if self.count % self.stride == 0:
+            self.kept.append(self.last)
+        self.last, self.count = after, self.count + 1
 
     def back(self) -> Iterator[tuple[int, State, State]]:
         """(step, the state before it, the state after it), the last step first."""
@@ -131,6 +137,35 @@ class Trail:
                 before = states.pop()
                 yield first + len(states), before, after
                 after = before
+
+
+def stride_of(inputs: Inputs, count: int) -> int:
+    """Of a walk of ``count`` steps: 1 if all of its states may be kept, else about sqrt(count)."""
+    _, dhqk, dhhv = inputs.sizes
+    return 1 if count * prod(inputs.lead) * dhqk * (dhhv + 1) <= KEPT else isqrt(count - 1) + 1
+
+
+def by_blocks(
+    ar: Arithmetic, tokens: Sequence[tuple[Any, ...]], lead: int, function: Callable[..., tuple[Any, ...]]
+) -> list[Any]:
+    """What ``function`` makes of tokens, BLOCK of them at a time: operations on many cost little more than on one.
+
+    Args:
+        tokens: the numbers of each, scalars (...) and vectors (..., D).
+        lead: how many axes "..." are.
+        function: it gets them with an axis of tokens, (..., L) and (..., L, D), and returns a tuple of such.
+
+    Returns:
+        The parts of that tuple, joined along the tokens.
+    """
+    blocks = []
+    for first in range(0, len(tokens), BLOCK):
+        columns = zip(*tokens[first : first + BLOCK], strict=True)
+        blocks.append(function(*(ar.stack(parts, lead - len(parts[0].shape) - 1) for parts in columns)))
+    return [
+        ar.concatenate(parts) if len(parts[0].shape) == lead + 1 else join_tokens(ar, parts)
+        for parts in zip(*blocks, strict=True)
+    ]
 
 
 def join_tokens(ar: Arithmetic, parts: Sequence[Any]) -> Any:

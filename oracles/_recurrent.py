@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from oracles._arithmetic import Arithmetic
 from oracles._definition import Contract, Inputs, Outputs, chosen_tokens
 from oracles._denominator import output_rows
-from oracles._recurrence import Recurrence, State
+from oracles._recurrence import Recurrence, State, by_blocks
 
 
 def recurrent(
@@ -25,13 +27,18 @@ def recurrent(
     """
     chosen = set(chosen_tokens(rows, inputs.sizes[0]).tolist())
     tokens, state = Recurrence(ar, inputs), State.initial(ar, inputs)
-    made = []
+    read = []
     for t in range(tokens.length):
         state = tokens.advance(state, t)
         if t in chosen:
-            readout = tokens.readout(state, tokens.token(t))
-            made.append(output_rows(ar, contract, readout, state.m, state.inner))
+            read.append(tokens.read(state, t))
+    return outputs_of(ar, inputs, contract, read, state)
 
-    h, d, m = zip(*made, strict=True)
-    last = state.of_m(ar)
-    return Outputs(ar.stack(h, -2), ar.stack(d, -1), ar.stack(m, -1), last[..., :-1], last[..., -1], state.m)
+
+def outputs_of(
+    ar: Arithmetic, inputs: Inputs, contract: Contract, read: Sequence[tuple[Any, ...]], last: State
+) -> Outputs:
+    """The outputs, from what each token read and the last state."""
+    h, d, m = by_blocks(ar, read, len(inputs.lead), partial(output_rows, ar, contract))
+    of_m = last.of_m(ar)
+    return Outputs(h, d, m, of_m[..., :-1], of_m[..., -1], last.m)

@@ -12,17 +12,18 @@ states exp(m) C held fixed; p_t is 1 where m_t comes from m_{t-1}, ties included
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import isqrt
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from oracles._arithmetic import Arithmetic
 from oracles._cotangents import Adjoint, Cotangents, Gradients, NormalizerGrad, is_exact
-from oracles._definition import Contract, Inputs, chosen_tokens
-from oracles._denominator import row_cotangents
-from oracles._recurrence import Recurrence, State, Trail
+from oracles._definition import Contract, Inputs, Outputs, chosen_tokens
+from oracles._denominator import or_zero, row_cotangents
+from oracles._recurrence import BLOCK, Recurrence, State, Trail, by_blocks, stride_of
+from oracles._recurrent import outputs_of
 
 
 def recurrent_vjp(
@@ -34,12 +35,25 @@ def recurrent_vjp(
     *,
     rows: Sequence[int] | np.ndarray | None = None,
 ) -> Gradients:
-    """The gradients by the recurrence over t = S..1.
+    """The gradients by the recurrence over t = S..1; for arguments and errors see ``recurrent_and_vjp``."""
+    return recurrent_and_vjp(ar, inputs, contract, cotangents, normalizer_grad, rows=rows)[1]
 
-    Of the forward pass only about sqrt(S) states are kept; those between are computed again.
+
+def recurrent_and_vjp(
+    ar: Arithmetic,
+    inputs: Inputs,
+    contract: Contract,
+    cotangents: Cotangents,
+    normalizer_grad: NormalizerGrad = "exact",
+    *,
+    rows: Sequence[int] | np.ndarray | None = None,
+) -> tuple[Outputs, Gradients]:
+    """What ``recurrent`` returns, by the recurrence over t = 1..S, and the gradients, over t = S..1.
+
+    Of many states only about sqrt(S) are kept; those between are computed again.
 
     Args:
-        rows: increasing token indices, from 0; only these rows of dq, dk, dv, di and df are made and
+        rows: increasing token indices, from 0; only these rows of h, n and m, of dq, dk, dv, di and df are made and
             returned. None: all.
 
     Raises:
@@ -47,43 +61,71 @@ def recurrent_vjp(
             such indices.
     """
     exact = is_exact(normalizer_grad)
-    length = inputs.sizes[0]
-    chosen = set(chosen_tokens(rows, length).tolist())
+    length, lead = inputs.sizes[0], len(inputs.lead)
+    chosen = chosen_tokens(rows, length).tolist()
     dh, _, _ = cotangents.filled(inputs)
     tokens, start = Recurrence(ar, inputs), State.initial(ar, inputs)
-    trail = Trail(start, length, tokens.advance, isqrt(length - 1) + 1)
+    trail, read = Trail(start, tokens.advance, stride_of(inputs, length)), []
+    for t in range(length):
+        trail.go(tokens.advance(trail.last, t))
+        read.append(tokens.read(trail.last, t))
+    outputs = outputs_of(ar, inputs, contract, [read[t] for t in chosen], trail.last)
 
-    adjoint, made = Adjoint.of_last(ar, inputs, cotangents, trail.last, exact), []
+    returning = Returning(ar, lead, read, dh, partial(row_cotangents, ar, contract, exact=exact))
+    adjoint, made, kept = Adjoint.of_last(ar, inputs, cotangents, trail.last, exact), [], set(chosen)
     for t, before, after in trail.back():
-        step = _StepBack(tokens, contract, t, before, after, ar.array(dh[..., t, :]), adjoint, exact)
-        if t in chosen:
-            made.append(step.row())
+        step = StepBack(tokens, t, before, after, returning.row(t), adjoint)
+        if t in kept:
+            made.append(step.sums())
         adjoint = step.leaving()
-
-    dq, dk, dv, di, df = zip(*reversed(made), strict=True)
-    gradients = Gradients(ar.stack(dq, -2), ar.stack(dk, -2), ar.stack(dv, -2), ar.stack(di, -1), ar.stack(df, -1))
-    return adjoint.with_initial(ar, inputs, start, gradients)
+    return outputs, adjoint.with_initial(ar, inputs, start, gradients_of(ar, tokens.c, made[::-1], lead))
 
 
-class _StepBack:
-    """One token back: D_t, relative to m'_t like the state itself, and M_t; from them its row and what goes on."""
+class Returning:
+    """[x'|gamma']_t, the same relative to m, and mu_t of every token, made a block at a time as the way back meets it.
+
+    Args:
+        read: what every token read.
+        dh: (..., S, DHHV).
+        function: makes them of blocks of these four.
+    """
 
     def __init__(
         self,
-        tokens: Recurrence,
-        contract: Contract,
-        t: int,
-        before: State,
-        after: State,
-        dh: Any,
-        arriving: Adjoint,
-        exact: bool,
+        ar: Arithmetic,
+        lead: int,
+        read: Sequence[tuple[Any, ...]],
+        dh: np.ndarray,
+        function: Callable[..., tuple[Any, ...]],
+    ) -> None:
+        self.ar, self.lead, self.read, self.dh, self.function = ar, lead, read, dh, function
+        self._first = len(read)
+
+    def row(self, t: int) -> tuple[Any, Any, Any]:
+        """Those of token t."""
+        if t < self._first:
+            self._first = t // BLOCK * BLOCK
+            block = [(*self.read[s], self.ar.array(self.dh[..., s, :])) for s in range(self._first, t + 1)]
+            self._rows = by_blocks(self.ar, block, self.lead, self.function)
+        x, x_of_m, mu = self._rows
+        here = t - self._first
+        return x[..., here, :], x_of_m[..., here, :], mu[..., here]
+
+
+class StepBack:
+    """One token back: D_t, relative to m'_t like the state itself, and M_t; from them its row and what goes on.
+
+    Args:
+        row: [x'|gamma']_t, the same relative to m, and mu_t.
+    """
+
+    def __init__(
+        self, tokens: Recurrence, t: int, before: State, after: State, row: tuple[Any, Any, Any], arriving: Adjoint
     ) -> None:
         ar = self.ar = tokens.ar
         self.tokens, self.before, self.after, self.arriving = tokens, before, after, arriving
         token = self.token = tokens.token(t)
-        readout = tokens.readout(after, token)
-        self.x, self.x_of_m, mu = row_cotangents(ar, contract, readout, after.m, after.inner, dh, exact)
+        self.x, self.x_of_m, mu = row
         self.D = ar.outer(token.q * tokens.c, self.x) + arriving.D
         # The empty state has no token that m could come from.
         self.M = ar.where(ar.is_empty(after.m), ar.array(0.0), mu + arriving.M)
@@ -91,17 +133,16 @@ class _StepBack:
         self.forget = tokens.forget(before.inner, after.inner, token)
         self.through_m = ar.at_least(*self.decision) * self.M
 
-    def row(self) -> tuple[Any, ...]:
-        """dq_t, dk_t, dv_t, di_t, df_t."""
+    def sums(self) -> tuple[Any, ...]:
+        """The sums over the state that ``gradients_of`` makes the row of, and what else it needs of the token."""
         ar, token, D = self.ar, self.token, self.D
-        take_in = self.tokens.take_in(self.after.inner, token)[..., None]
-        dq = ar.matmul(self.after.matrix, self.x[..., None])[..., 0] * self.tokens.c
-        dk = ar.weigh(take_in, ar.matmul(D, token.v[..., None])[..., 0])
-        dv = ar.weigh(take_in, ar.matmul(token.k[..., None, :], D)[..., 0, :-1])
-        di = ar.sum(token.k * dk) + ar.below(*self.decision) * self.M
-        dphi = ar.weigh(self.forget, ar.dot(D, self.before.matrix)) + self.through_m
-        df = dphi * ar.sigmoid(token.minus_f)
-        return *(ar.output(gradient) for gradient in (dq, dk, dv, di)), df
+        to_q = ar.matmul(self.after.matrix, self.x[..., None])[..., 0]
+        to_k = ar.matmul(D, token.v[..., None])[..., 0]
+        to_v = ar.matmul(token.k[..., None, :], D)[..., 0, :-1]
+        to_i = ar.below(*self.decision) * self.M
+        to_phi = ar.dot(D, self.before.matrix), self.through_m
+        gates = token.i - or_zero(ar, self.after.inner), self.forget, token.minus_f
+        return to_q, to_k, to_v, to_i, *to_phi, token.k, *gates
 
     def leaving(self) -> Adjoint:
         """What comes back to the state before the token."""
@@ -112,3 +153,18 @@ class _StepBack:
         D_of_m = ar.outer(self.token.q * tokens.c, self.x_of_m) + arriving.D_of_m
         forget_of_m = tokens.forget(ar.freeze(self.before.m), ar.freeze(self.after.m), self.token)
         return Adjoint(D, self.through_m, ar.weigh(forget_of_m[..., None, None], D_of_m))
+
+
+def gradients_of(ar: Arithmetic, c: Any, sums: Sequence[tuple[Any, ...]], lead: int) -> Gradients:
+    """dq, dk, dv, di and df of successive tokens, from the ``sums`` of their steps back."""
+
+    def rows(
+        to_q: Any, to_k: Any, to_v: Any, to_i: Any, dot: Any, through_m: Any, k: Any, i: Any, forget: Any, minus_f: Any
+    ) -> tuple[Any, ...]:
+        take_in = ar.exp(i)[..., None]
+        dk = ar.weigh(take_in, to_k)
+        dphi = ar.weigh(forget, dot) + through_m
+        vectors = to_q * c, dk, ar.weigh(take_in, to_v), ar.sum(k * dk) + to_i
+        return *(ar.output(gradient) for gradient in vectors), dphi * ar.sigmoid(minus_f)
+
+    return Gradients(*by_blocks(ar, sums, lead, rows))

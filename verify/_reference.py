@@ -28,10 +28,11 @@ from oracles import (
     Precision,
     RunningError,
     chunkwise,
+    chunkwise_and_vjp,
     chunkwise_vjp,
     enclose,
     recurrent,
-    recurrent_vjp,
+    recurrent_and_vjp,
 )
 from verify._case import Case
 from verify._error_scales import FLOAT32_TINY, Arrays, Bounded, Kinds, Orders, may_leave_float32, without_gradient
@@ -142,10 +143,10 @@ class _Evaluation:
         self.rows, self.in_chunks = {"rows": rows}, {"rows": rows, "chunk_size": case.chunk_size}
 
     def by_tokens(self, arithmetic: Arithmetic) -> dict[str, Any]:
-        return self._all(arithmetic, recurrent, recurrent_vjp, self.rows)
+        return self._all(arithmetic, recurrent, recurrent_and_vjp, self.rows)
 
     def by_chunks(self, arithmetic: Arithmetic) -> dict[str, Any]:
-        return self._all(arithmetic, chunkwise, chunkwise_vjp, self.in_chunks)
+        return self._all(arithmetic, chunkwise, chunkwise_and_vjp, self.in_chunks)
 
     def h_of_all(self, rounded: dict[str, Any], units: Precision) -> Any:
         """h at all tokens, also at those that are not kept, if a gradient depends on them."""
@@ -172,15 +173,16 @@ class _Evaluation:
         return values, {name: ball.radius(balls[name]) + 2.0**-53 * np.abs(value) for name, value in values.items()}
 
     def _all(
-        self, arithmetic: Arithmetic, form: Callable[..., Any], vjp: Callable[..., Any], options: dict[str, Any]
+        self, arithmetic: Arithmetic, form: Callable[..., Any], with_vjp: Callable[..., Any], options: dict[str, Any]
     ) -> dict[str, Any]:
         given = arithmetic, self.problem.inputs, self.problem.contract
-        numbers = dict(form(*given, **options).items())
-        if self.has_gradients:
-            # Only the gradient of an empty state overflows, and it may do so at every step.
-            with np.errstate(invalid="ignore", over="ignore"):
-                numbers |= vjp(*given, self.problem.exact_cotangents, self.normalizer_grad, **options).items()
-        return numbers
+        if not self.has_gradients:
+            return dict(form(*given, **options).items())
+        # Only the gradient of an empty state overflows, and it may do so at every step.
+        with np.errstate(invalid="ignore", over="ignore"):
+            cotangents = self.problem.exact_cotangents, self.normalizer_grad
+            outputs, gradients = with_vjp(*given, *cotangents, **options)
+        return dict([*outputs.items(), *gradients.items()])
 
 
 def _are_too_large(bounded: Bounded) -> bool:

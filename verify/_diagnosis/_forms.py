@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from oracles._cotangents import Adjoint
 from oracles._denominator import or_zero
 from oracles._parallel import Segment
 from oracles._parallel_vjp import SegmentBack
-from oracles._recurrence import Recurrence, State, Tokens, Trail, join_tokens
-from oracles._recurrent_vjp import _StepBack as OracleStepBack
+from oracles._recurrence import Recurrence, State, Tokens, Trail, by_blocks, join_tokens, stride_of
+from oracles._recurrent_vjp import Returning, StepBack, gradients_of
 
 Forgets = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Stored = Callable[[Arithmetic, Any], Any]
@@ -191,16 +190,16 @@ class _ByChunks:
 
     def all(self, cotangents: Cotangents | None) -> dict[str, Any]:
         form, ar = self.form, self.ar
-        initial, rows = State.initial(ar, form.inputs), []
-        trail = Trail(initial, len(self.starts), self._advance, 1)
-        for number, before in enumerate(trail.kept):
-            segment = self._segment(before, number)
+        trail, rows = Trail(State.initial(ar, form.inputs), self._advance, 1), []
+        for number in range(len(self.starts)):
+            segment = self._segment(trail.last, number)
             rows.append(form.outputs(segment.readout, segment.m, segment.inner))
+            trail.go(self._carried(segment, number))
         h, d, m = zip(*rows, strict=True)
         C_last, n_last = form.last_state(trail.last)
         made = {"h": join_tokens(ar, h), "n": ar.concatenate(d), "m": ar.concatenate(m)}
         made |= {"C_last": C_last, "n_last": n_last, "m_last": trail.last.m}
-        return made if cotangents is None else made | self._back(trail, initial, cotangents)
+        return made if cotangents is None else made | self._back(trail, cotangents)
 
     def _segment(self, start: State, number: int) -> Segment:
         first = self.starts[number]
@@ -209,23 +208,26 @@ class _ByChunks:
         return Segment(self.ar, self.form.tokens(tokens, first, stop), start)
 
     def _advance(self, state: State, number: int) -> State:
-        last = min(self.starts[number] + self.form.chunk_size, self.form.inputs.sizes[0]) - 1
-        return self.form.carried(self._segment(state, number).last(), last)
+        return self._carried(self._segment(state, number), number)
 
-    def _back(self, trail: Trail, initial: State, cotangents: Cotangents) -> dict[str, Any]:
+    def _carried(self, segment: Segment, number: int) -> State:
+        last = min(self.starts[number] + self.form.chunk_size, self.form.inputs.sizes[0]) - 1
+        return self.form.carried(segment.last(), last)
+
+    def _back(self, trail: Trail, cotangents: Cotangents) -> dict[str, Any]:
         form, ar = self.form, self.ar
         dh, _, _ = cotangents.filled(form.inputs)
         adjoint, made = form.adjoint_of_last(cotangents, trail.last), []
-        for number in reversed(range(len(self.starts))):
+        for number, before, _ in trail.back():
             first = self.starts[number]
-            segment = self._segment(trail.kept[number], number)
+            segment = self._segment(before, number)
             back = _SegmentBack(segment, form, ar.array(dh[..., first : first + form.chunk_size, :]), adjoint)
             made.append(back.rows())
             adjoint = form.carried_back(back.before(), first)
         *vectors, di, df = zip(*reversed(made), strict=True)
         dq, dk, dv = (join_tokens(ar, parts) for parts in vectors)
         gradients = Gradients(dq, dk, dv, ar.concatenate(di), ar.concatenate(df))
-        return dict(adjoint.with_initial(ar, form.inputs, initial, gradients).items())
+        return dict(adjoint.with_initial(ar, form.inputs, State.initial(ar, form.inputs), gradients).items())
 
 
 class _SegmentBack(SegmentBack):
@@ -255,52 +257,32 @@ class _ByTokens:
         self.form, self.ar, self.tokens = form, form.ar, _Recurrence(form)
 
     def all(self, cotangents: Cotangents | None) -> dict[str, Any]:
-        form, ar = self.form, self.ar
-        state, rows = State.initial(ar, form.inputs), []
-        for t in range(self.tokens.length):
-            state = self.tokens.advance(state, t)
-            rows.append(form.outputs(self.tokens.readout(state, self.tokens.token(t)), state.m, state.inner))
-            state = form.carried(state, t)
-        h, d, m = zip(*rows, strict=True)
-        C_last, n_last = form.last_state(state)
-        made = {"h": ar.stack(h, -2), "n": ar.stack(d, -1), "m": ar.stack(m, -1)}
-        made |= {"C_last": C_last, "n_last": n_last, "m_last": state.m}
-        return made if cotangents is None else made | self._back(cotangents)
-
-    def _back(self, cotangents: Cotangents) -> dict[str, Any]:
         form, ar, tokens = self.form, self.ar, self.tokens
-        dh, _, _ = cotangents.filled(form.inputs)
-        start = State.initial(ar, form.inputs)
         # The state that a token leaves, not yet what its successor reads.
-        trail = Trail(start, tokens.length, self._advance, isqrt(tokens.length - 1) + 1)
-        adjoint, made = form.adjoint_of_last(cotangents, form.carried(trail.last, tokens.length - 1)), []
+        start = State.initial(ar, form.inputs)
+        trail, read = Trail(start, self._advance, stride_of(form.inputs, tokens.length)), []
+        for t in range(tokens.length):
+            trail.go(self._advance(trail.last, t))
+            read.append(tokens.read(trail.last, t))
+        h, d, m = by_blocks(ar, read, len(form.inputs.lead), form.outputs)
+        last = form.carried(trail.last, tokens.length - 1)
+        C_last, n_last = form.last_state(last)
+        made = {"h": h, "n": d, "m": m, "C_last": C_last, "n_last": n_last, "m_last": last.m}
+        return made if cotangents is None else made | self._back(trail, read, last, cotangents)
+
+    def _back(self, trail: Trail, read: list[tuple[Any, ...]], last: State, cotangents: Cotangents) -> dict[str, Any]:
+        form, ar, tokens, lead = self.form, self.ar, self.tokens, len(self.form.inputs.lead)
+        returning = Returning(ar, lead, read, cotangents.filled(form.inputs)[0], form.row_cotangents)
+        adjoint, made = form.adjoint_of_last(cotangents, last), []
         for t, before, after in trail.back():
-            step = _StepBack(form, tokens, t, self._read(before, t), after, ar.array(dh[..., t, :]), adjoint)
-            made.append(step.row())
+            step = StepBack(tokens, t, self._read(before, t), after, returning.row(t), adjoint)
+            made.append(step.sums())
             adjoint = form.carried_back(step.leaving(), t)
-        dq, dk, dv, di, df = zip(*reversed(made), strict=True)
-        gradients = Gradients(ar.stack(dq, -2), ar.stack(dk, -2), ar.stack(dv, -2), ar.stack(di, -1), ar.stack(df, -1))
-        return dict(adjoint.with_initial(ar, form.inputs, start, gradients).items())
+        gradients = gradients_of(ar, tokens.c, made[::-1], lead)
+        return dict(adjoint.with_initial(ar, form.inputs, State.initial(ar, form.inputs), gradients).items())
 
     def _read(self, before: State, t: int) -> State:
         return self.form.carried(before, t - 1) if t else before
 
     def _advance(self, before: State, t: int) -> State:
         return self.tokens.advance(self._read(before, t), t)
-
-
-class _StepBack(OracleStepBack):
-    """The oracle's one token back, with the row of a form."""
-
-    def __init__(
-        self, form: Form, tokens: Recurrence, t: int, before: State, after: State, dh: Any, arriving: Adjoint
-    ) -> None:
-        ar = self.ar = tokens.ar
-        self.tokens, self.before, self.after, self.arriving = tokens, before, after, arriving
-        token = self.token = tokens.token(t)
-        self.x, self.x_of_m, mu = form.row_cotangents(tokens.readout(after, token), after.m, after.inner, dh)
-        self.D = ar.outer(token.q * tokens.c, self.x) + arriving.D
-        self.M = ar.where(ar.is_empty(after.m), ar.array(0.0), mu + arriving.M)
-        self.decision = token.phi + before.m, token.i
-        self.forget = tokens.forget(before.inner, after.inner, token)
-        self.through_m = ar.at_least(*self.decision) * self.M

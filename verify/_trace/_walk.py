@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isqrt
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ from oracles._cotangents import Adjoint, Gradients
 from oracles._denominator import denominator, or_zero, output_rows, row_cotangents
 from oracles._parallel import Segment
 from oracles._parallel_vjp import SegmentBack
-from oracles._recurrence import Recurrence, State, Tokens, Trail
-from oracles._recurrent_vjp import _StepBack
+from oracles._recurrence import Recurrence, State, Tokens, Trail, by_blocks, stride_of
+from oracles._recurrent_vjp import Returning, StepBack, gradients_of
 
 Numbers = dict[str, Any]
+# Of a row on the way back, as ``_row_stages`` makes them.
+ROW_STAGES = ("inverse", "gamma", "mu")
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,22 @@ class _Kept:
 def by_tokens(ar: Arithmetic, task: Task) -> Numbers:
     """All stages that a token has, by the recurrence."""
     lead = len(task.inputs.lead)
-    tokens, state = Recurrence(ar, task.inputs), State.initial(ar, task.inputs)
-    rows, chunks, blocks = _Kept(ar), _Kept(ar), _Kept(ar)
+    tokens, start = Recurrence(ar, task.inputs), State.initial(ar, task.inputs)
+    trail, read = Trail(start, tokens.advance, stride_of(task.inputs, task.length)), []
+    chunks, blocks = _Kept(ar), _Kept(ar)
     for t in range(task.length):
-        _keep_state(task, t, state, chunks, blocks)
-        state = tokens.advance(state, t)
-        readout = tokens.readout(state, tokens.token(t))
-        h, n, m = output_rows(ar, task.contract, readout, state.m, state.inner)
-        rows.add(h=h, n=n, m=m, inner=state.inner, a=readout[..., -1], numerator=h * n[..., None])
-    kept = rows.stacked(lead) | chunks.stacked(lead) | blocks.stacked(lead) | _last(ar, state)
-    return kept if task.cotangents is None else kept | _back_by_tokens(ar, task, tokens)
+        _keep_state(task, t, trail.last, chunks, blocks)
+        trail.go(tokens.advance(trail.last, t))
+        read.append(tokens.read(trail.last, t))
+
+    def rows(readout: Any, m: Any, inner: Any) -> tuple[Any, ...]:
+        h, n, m = output_rows(ar, task.contract, readout, m, inner)
+        return h, n, m, inner, readout[..., -1], h * n[..., None]
+
+    made = by_blocks(ar, read, lead, rows)
+    kept = dict(zip(("h", "n", "m", "inner", "a", "numerator"), made, strict=True))
+    kept |= chunks.stacked(lead) | blocks.stacked(lead) | _last(ar, trail.last)
+    return kept if task.cotangents is None else kept | _back_by_tokens(ar, task, tokens, trail, read)
 
 
 def _keep_state(task: Task, t: int, state: State, chunks: _Kept, blocks: _Kept) -> None:
@@ -116,28 +124,32 @@ def _row_stages(ar: Arithmetic, task: Task, readout: Any, m: Any, inner: Any, dh
     x, _, mu = row_cotangents(ar, task.contract, readout, m, inner, dh, exact)
     d = denominator(ar, task.contract, readout[..., -1], m, inner)
     one = ar.array(np.ones(d.shape))
-    return {"inverse": ar.where(ar.is_empty(inner), ar.array(0.0), ar.divide(one, d)), "gamma": x[..., -1], "mu": mu}
+    inverse = ar.where(ar.is_empty(inner), ar.array(0.0), ar.divide(one, d))
+    return dict(zip(ROW_STAGES, (inverse, x[..., -1], mu), strict=True))
 
 
-def _back_by_tokens(ar: Arithmetic, task: Task, tokens: Recurrence) -> Numbers:
-    lead, dh, exact = len(task.inputs.lead), task.dh(), task.normalizer_grad == "exact"
-    start = State.initial(ar, task.inputs)
-    trail = Trail(start, task.length, tokens.advance, isqrt(task.length - 1) + 1)
+def _back_by_tokens(
+    ar: Arithmetic, task: Task, tokens: Recurrence, trail: Trail, read: list[tuple[Any, ...]]
+) -> Numbers:
+    lead, exact = len(task.inputs.lead), task.normalizer_grad == "exact"
+
+    def stages(*given: Any) -> tuple[Any, ...]:
+        return tuple(_row_stages(ar, task, *given).values())
+
+    dh = task.dh()
+    returning = Returning(ar, lead, read, dh, partial(row_cotangents, ar, task.contract, exact=exact))
     adjoint, kept = _of_last(ar, task, trail.last)
-    rows, blocks, made = _Kept(ar), _Kept(ar), []
+    blocks, made = _Kept(ar), []
     for t, before, after in trail.back():
         if task.ends_block(t):
             blocks.add(**_leaving(adjoint))
-        here = ar.array(dh[..., t, :])
-        step = _StepBack(tokens, task.contract, t, before, after, here, adjoint, exact)
-        readout = tokens.readout(after, tokens.token(t))
-        rows.add(**_row_stages(ar, task, readout, after.m, after.inner, here))
-        made.append(step.row())
+        step = StepBack(tokens, t, before, after, returning.row(t), adjoint)
+        made.append(step.sums())
         adjoint = step.leaving()
-    dq, dk, dv, di, df = zip(*reversed(made), strict=True)
-    gradients = Gradients(ar.stack(dq, -2), ar.stack(dk, -2), ar.stack(dv, -2), ar.stack(di, -1), ar.stack(df, -1))
-    kept |= rows.stacked(lead, reverse=True) | blocks.stacked(lead, reverse=True)
-    return kept | dict(adjoint.with_initial(ar, task.inputs, start, gradients).items())
+    of_rows = by_blocks(ar, [(*read[t], ar.array(dh[..., t, :])) for t in range(task.length)], lead, stages)
+    kept |= dict(zip(ROW_STAGES, of_rows, strict=True)) | blocks.stacked(lead, reverse=True)
+    gradients = gradients_of(ar, tokens.c, made[::-1], lead)
+    return kept | dict(adjoint.with_initial(ar, task.inputs, State.initial(ar, task.inputs), gradients).items())
 
 
 def by_chunks(ar: Arithmetic, task: Task) -> Numbers:
