@@ -123,7 +123,7 @@ _INTERPRETER = threading.Lock()
 
 @contextlib.contextmanager
 def _interpreter() -> Iterator[None]:
-    """Hold the interpreter, with tensors that can bound a loop.
+    """Hold the interpreter, with tensors that can bound a loop, and without work that it does again and again.
 
     The interpreter keeps a scalar as an array of one element and calls int() on it, which NumPy
     refuses since 2.5.
@@ -136,13 +136,48 @@ def _interpreter() -> Iterator[None]:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
+    replaced = {
+        "_patch_lang_tensor": patch_with_index,
+        "_patch_lang": _once_a_module(interpreter._patch_lang, interpreter._LangPatchScope),
+        "_get_np_dtype": _once_a_dtype(interpreter._get_np_dtype),
+    }
+    names = vars(interpreter)
+    originals = {name: names[name] for name in replaced}
     # Arithmetic on a GPU overflows without a word.
     with _INTERPRETER, np.errstate(all="ignore"):
-        interpreter._patch_lang_tensor = patch_with_index
+        names.update(replaced)
         try:
             yield
         finally:
-            interpreter._patch_lang_tensor = patch
+            names.update(originals)
+
+
+def _once_a_module(patch: Callable[[Any], Any], nothing: Callable[[], Any]) -> Callable[[Any], Any]:
+    """``patch`` of the interpreter, which depends on a function's module alone, for one launch.
+
+    The interpreter patches at every call of a function in a kernel, and lets that stay until the kernel ends.
+    """
+    patched = set()
+
+    def patch_once(function: Any) -> Any:
+        if id(function.__globals__) in patched:
+            return nothing()
+        patched.add(id(function.__globals__))
+        return patch(function)
+
+    return patch_once
+
+
+def _once_a_dtype(find: Callable[[Any], np.dtype]) -> Callable[[Any], np.dtype]:
+    """``find`` of the interpreter, which makes a table of all dtypes at every call. A dtype of Triton is its name."""
+    found: dict[str, np.dtype] = {}
+
+    def find_once(dtype: Any) -> np.dtype:
+        if dtype.name not in found:
+            found[dtype.name] = find(dtype)
+        return found[dtype.name]
+
+    return find_once
 
 
 class _Buffer:
