@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any, Literal
 
 import jax
@@ -128,6 +129,7 @@ def _interpreter() -> Iterator[None]:
     The interpreter keeps a scalar as an array of one element and calls int() on it, which NumPy
     refuses since 2.5.
     """
+    import triton.language.core as core
     import triton.runtime.interpreter as interpreter
 
     patch = interpreter._patch_lang_tensor
@@ -136,20 +138,31 @@ def _interpreter() -> Iterator[None]:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
-    replaced = {
+    of_interpreter = {
         "_patch_lang_tensor": patch_with_index,
         "_patch_lang": _once_a_module(interpreter._patch_lang, interpreter._LangPatchScope),
         "_get_np_dtype": _once_a_dtype(interpreter._get_np_dtype),
     }
-    names = vars(interpreter)
-    originals = {name: names[name] for name in replaced}
+    of_core = {"_type_for_tuple_values": _once_a_shape(core._type_for_tuple_values, core.constexpr)}
     # Arithmetic on a GPU overflows without a word.
-    with _INTERPRETER, np.errstate(all="ignore"):
-        names.update(replaced)
-        try:
-            yield
-        finally:
-            names.update(originals)
+    with (
+        _INTERPRETER,
+        np.errstate(all="ignore"),
+        _replaced(interpreter, of_interpreter),
+        _replaced(core, of_core),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: ModuleType, replacements: dict[str, Any]) -> Iterator[None]:
+    names = vars(module)
+    originals = {name: names[name] for name in replacements}
+    names.update(replacements)
+    try:
+        yield
+    finally:
+        names.update(originals)
 
 
 def _once_a_module(patch: Callable[[Any], Any], nothing: Callable[[], Any]) -> Callable[[Any], Any]:
@@ -178,6 +191,21 @@ def _once_a_dtype(find: Callable[[Any], np.dtype]) -> Callable[[Any], np.dtype]:
         return found[dtype.name]
 
     return find_once
+
+
+def _once_a_shape(make: Callable[..., Any], constexpr: Any) -> Callable[..., Any]:
+    """``make`` of the language, which writes the name of the type of every shape of every tensor."""
+    made: dict[tuple[int, ...], Any] = {}
+
+    def make_once(values: Sequence[Any], fields: Any = None) -> Any:
+        shape = tuple(value.value if type(value) is constexpr else value for value in values)
+        if fields is not None or any(type(size) is not int for size in shape):
+            return make(values, fields)
+        if shape not in made:
+            made[shape] = make(values)
+        return made[shape]
+
+    return make_once
 
 
 class _Buffer:
