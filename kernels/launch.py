@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any, Literal
 
 import jax
@@ -123,11 +124,12 @@ _INTERPRETER = threading.Lock()
 
 @contextlib.contextmanager
 def _interpreter() -> Iterator[None]:
-    """Hold the interpreter, with tensors that can bound a loop.
+    """Hold the interpreter, with tensors that can bound a loop, and without work that it does again and again.
 
     The interpreter keeps a scalar as an array of one element and calls int() on it, which NumPy
     refuses since 2.5.
     """
+    import triton.language.core as core
     import triton.runtime.interpreter as interpreter
 
     patch = interpreter._patch_lang_tensor
@@ -136,13 +138,74 @@ def _interpreter() -> Iterator[None]:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
+    of_interpreter = {
+        "_patch_lang_tensor": patch_with_index,
+        "_patch_lang": _once_a_module(interpreter._patch_lang, interpreter._LangPatchScope),
+        "_get_np_dtype": _once_a_dtype(interpreter._get_np_dtype),
+    }
+    of_core = {"_type_for_tuple_values": _once_a_shape(core._type_for_tuple_values, core.constexpr)}
     # Arithmetic on a GPU overflows without a word.
-    with _INTERPRETER, np.errstate(all="ignore"):
-        interpreter._patch_lang_tensor = patch_with_index
-        try:
-            yield
-        finally:
-            interpreter._patch_lang_tensor = patch
+    with (
+        _INTERPRETER,
+        np.errstate(all="ignore"),
+        _replaced(interpreter, of_interpreter),
+        _replaced(core, of_core),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: ModuleType, replacements: dict[str, Any]) -> Iterator[None]:
+    names = vars(module)
+    originals = {name: names[name] for name in replacements}
+    names.update(replacements)
+    try:
+        yield
+    finally:
+        names.update(originals)
+
+
+def _once_a_module(patch: Callable[[Any], Any], nothing: Callable[[], Any]) -> Callable[[Any], Any]:
+    """``patch`` of the interpreter, which depends on a function's module alone, for one launch.
+
+    The interpreter patches at every call of a function in a kernel, and lets that stay until the kernel ends.
+    """
+    patched = set()
+
+    def patch_once(function: Any) -> Any:
+        if id(function.__globals__) in patched:
+            return nothing()
+        patched.add(id(function.__globals__))
+        return patch(function)
+
+    return patch_once
+
+
+def _once_a_dtype(find: Callable[[Any], np.dtype]) -> Callable[[Any], np.dtype]:
+    """``find`` of the interpreter, which makes a table of all dtypes at every call. A dtype of Triton is its name."""
+    found: dict[str, np.dtype] = {}
+
+    def find_once(dtype: Any) -> np.dtype:
+        if dtype.name not in found:
+            found[dtype.name] = find(dtype)
+        return found[dtype.name]
+
+    return find_once
+
+
+def _once_a_shape(make: Callable[..., Any], constexpr: Any) -> Callable[..., Any]:
+    """``make`` of the language, which writes the name of the type of every shape of every tensor."""
+    made: dict[tuple[int, ...], Any] = {}
+
+    def make_once(values: Sequence[Any], fields: Any = None) -> Any:
+        shape = tuple(value.value if type(value) is constexpr else value for value in values)
+        if fields is not None or any(type(size) is not int for size in shape):
+            return make(values, fields)
+        if shape not in made:
+            made[shape] = make(values)
+        return made[shape]
+
+    return make_once
 
 
 class _Buffer:

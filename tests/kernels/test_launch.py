@@ -1,5 +1,6 @@
 """The launch module: the choice of the backend, both generations of jax-triton, the constants."""
 
+import contextlib
 import importlib.metadata
 import os
 import subprocess
@@ -38,6 +39,33 @@ def test_arguments_scalars_and_outputs_arrive_and_unwritten_output_is_poison():
     result = start(SIZE=16)
     assert (result[:19] == 2 * jnp.arange(19.0)).all()
     assert jnp.isnan(result[19])
+
+
+@triton.jit
+def _twice(x):
+    return x + x
+
+
+@triton.jit
+def _add_twice(x, y, INTERPRET: tl.constexpr):
+    tl.store(y, _twice(_twice(tl.load(x))))
+
+
+@interpreted
+@pytest.mark.parametrize("outputs", [[jax.ShapeDtypeStruct((1,), jnp.float32)], []])
+def test_the_language_is_patched_once_a_launch_and_the_interpreter_left_as_it_was(outputs, monkeypatch):
+    import triton.language.core as core
+    import triton.runtime.interpreter as interpreter
+
+    patched, patch, add = [], interpreter._patch_lang, tl.add
+    monkeypatch.setattr(interpreter, "_patch_lang", lambda function: patched.append(function) or patch(function))
+    before = dict(vars(interpreter)), core._type_for_tuple_values
+    # Without its output the kernel cannot be called.
+    with contextlib.nullcontext() if outputs else pytest.raises(TypeError):
+        assert launch(_add_twice, (jnp.ones(1),), outputs, programs=3, num_warps=1, num_stages=1)[0] == 4
+    assert len(patched) == 1
+    assert (vars(interpreter), core._type_for_tuple_values) == before
+    assert tl.add is add
 
 
 @pytest.mark.parametrize("constants", [{}, {"SIZE": 16, "SIZES": 4}, {"SIZF": 16}])
