@@ -88,11 +88,13 @@ def test_public_names():
         "Precision",
         "RunningError",
         "chunkwise",
+        "chunkwise_and_vjp",
         "chunkwise_vjp",
         "enclose",
         "parallel",
         "parallel_vjp",
         "recurrent",
+        "recurrent_and_vjp",
         "recurrent_vjp",
         "unstabilized",
     ]  # fmt: skip
