@@ -3,6 +3,7 @@
 Triton       a class of triton.compiler; of triton.runtime.errors those of ptxas and of a GPU that is too small
 jax-triton   any error raised inside one of its functions compile...
 XLA          JaxRuntimeError, which is one class for everything, by its message
+LLVM         ends the process: by the innermost frame of what Python's faulthandler writes then
 """
 
 from __future__ import annotations
@@ -14,6 +15,14 @@ _TRITON = re.compile(r"triton\.compiler\..*|triton\.runtime\.errors\.(OutOfResou
 _XLA = re.compile(
     r"compil|ptxas|\bPTX|_PTX|UNIMPLEMENTED|No registered implementation|No FFI handler|Shared memory size limit", re.I
 )
+_INNERMOST = re.compile(
+    r'\(most recent call first\):\n  File "[^"\n]*/(triton/(compiler|backends)/|jax/_src/compiler\.py)'
+)
+
+
+def died_in_compiler(written: str) -> bool:
+    """Whether a process died where a compiler was called, by what it wrote last."""
+    return _INNERMOST.search(written) is not None
 
 
 def is_compile_error(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from verify._backend import BackendOption
 from verify._case import Case
+from verify._compile_errors import died_in_compiler
 from verify._environment import describe_versions
 from verify._errors import SuiteError, UsageError
 from verify._interpreter import find_interpreter, worker_command
@@ -41,6 +42,7 @@ _OUTPUT_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 _TAIL = 2000
 _KEPT = 2**16
+_FRAMES = 8
 # A case, its problem, and whether the stages are wanted.
 Request = tuple[Case, Problem, bool]
 
@@ -296,7 +298,10 @@ class _Worker:
                 how = f"sent what cannot be read ({type(unreadable).__name__}: {unreadable})"
             self.death = how
         self.end()
-        raise _DeathError(outcome, how, self._output.tail())
+        written = self._output.written()
+        if outcome is Outcome.CRASH and died_in_compiler(written):
+            outcome, self.death = Outcome.COMPILE_ERROR, f"{how} in a compiler"
+        raise _DeathError(outcome, self.death or how, shortened(written))
 
     @contextlib.contextmanager
     def _watched(self, seconds: float) -> Iterator[None]:
@@ -394,11 +399,16 @@ class _Output(threading.Thread):
         with self._lock:
             self._kept = b""
 
-    def tail(self) -> str:
-        """The last characters, without faulthandler's long list of modules."""
+    def written(self) -> str:
+        """The end of it."""
         with self._lock:
-            text = self._kept.decode(errors="replace")
-        return re.sub(r"^Extension modules: .*\n", "", text, flags=re.MULTILINE)[-_TAIL:]
+            return self._kept.decode(errors="replace")
+
+
+def shortened(text: str) -> str:
+    """The last characters, of faulthandler's long lists the first frames alone, so that what came before is there."""
+    text = re.sub(r"^Extension modules: .*\n", "", text, flags=re.MULTILINE)
+    return re.sub(rf"((?:^  File .*\n){{{_FRAMES}}})(?:^  File .*\n)+", r"\1  ...\n", text, flags=re.MULTILINE)[-_TAIL:]
 
 
 def _resident(pid: int) -> int:

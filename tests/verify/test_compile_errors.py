@@ -5,7 +5,7 @@ import pytest
 
 import kernels  # noqa: F401 - chooses the backend before a subject imports Triton
 from verify import Case, Outcome, load_subject, run_case
-from verify._compile_errors import is_compile_error
+from verify._compile_errors import died_in_compiler, is_compile_error
 
 CASE = Case(length=5, dhqk=4, dhhv=4, chunk_size=16)
 GRADIENTS = Case(length=5, dhqk=4, dhhv=4, chunk_size=16, cotangents="h")
@@ -54,3 +54,22 @@ def test_what_jax_triton_raises_while_it_compiles(function, compiling):
     with pytest.raises(ValueError, match="pass failed") as raised:
         names[function]()
     assert is_compile_error(raised.value) is compiling
+
+
+@pytest.mark.parametrize(
+    ("file", "compiling"),
+    [
+        ("/site-packages/triton/backends/nvidia/compiler.py", True),
+        ("/site-packages/triton/compiler/compiler.py", True),
+        ("/site-packages/jax/_src/compiler.py", True),
+        ("/site-packages/triton/runtime/interpreter.py", False),
+        ("/site-packages/my_compiler.py", False),
+    ],
+)
+def test_what_a_process_dies_in(file, compiling):
+    outer = '  File "/site-packages/triton/compiler/compiler.py", line 1 in compile\n'
+    written = (
+        f'Fatal Python error: Aborted\n\nCurrent thread 0x1 (most recent call first):\n  File "{file}", line 3 in f\n'
+    )
+    assert died_in_compiler(written + outer) is compiling
+    assert not died_in_compiler("died")

@@ -25,8 +25,6 @@ from verify._verdict import OF_CASE_DTYPE, Outcome, Verdict, judge
 
 # A float32 kernel that rounds operands of dots alone, inputs included, to bfloat16; TF32 is as float16 would be.
 _BFLOAT16_DOTS = replace(Precision.of("tf32"), name="bfloat16 dots", operand=2.0**-8)
-# What an abort leaves behind where a compiler was at work.
-_COMPILER = re.compile(r"llvm|mlir|ptxas|triton/compiler|triton/backends|SLPVectorizer", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,12 @@ class Failure:
     Attributes:
         case: its id.
         outcome: of the suite.
-        in_compiler: whether it ended where a compiler was at work.
         reason: the first line of it.
         passes: which part of the case it is about: ``forward``, ``gradients``, or ``both``.
     """
 
     case: str
     outcome: Outcome
-    in_compiler: bool
     reason: str
     passes: str
 
@@ -165,14 +161,12 @@ def execute(
 
 
 def _failure(case: Case, verdict: Verdict, passes: str) -> Failure:
-    told = verdict.outcome in (Outcome.CRASH, Outcome.COMPILE_ERROR)
     # Of a death the tail of what was written says most.
     lines = [line.strip() for line in verdict.reason.splitlines() if line.strip()]
     first = lines[0] if lines else verdict.outcome.sentence
     assertion = next((line for line in lines[1:] if re.search(r"assert", line, re.IGNORECASE)), "")
-    in_compiler = verdict.outcome is Outcome.COMPILE_ERROR or (told and bool(_COMPILER.search(verdict.reason)))
     reason = f"{first}: {assertion}" if assertion and assertion not in first else first
-    return Failure(case.id, verdict.outcome, in_compiler, reason, passes)
+    return Failure(case.id, verdict.outcome, reason, passes)
 
 
 def diagnose(

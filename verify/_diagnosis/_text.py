@@ -49,9 +49,8 @@ def sentence(diagnosis: Diagnosis) -> str:
 
 def outcome_words(failure: Failure) -> str:
     """A failure without its case."""
-    where = " in the compiler" if failure.in_compiler else ""
     part = {"both": "", "forward": "", "gradients": " of the gradients"}[failure.passes]
-    return f"{failure.outcome.value}{where}{part}: {failure.reason}"
+    return f"{failure.outcome.value}{part}: {failure.reason}"
 
 
 def print_diagnoses(console: Console, subject: str, where: str, diagnoses: Sequence[Diagnosis]) -> None:
@@ -145,7 +144,6 @@ def document(diagnosis: Diagnosis) -> dict[str, object]:
             {
                 "case": failure.case,
                 "outcome": failure.outcome.value,
-                "in_compiler": failure.in_compiler,
                 "passes": failure.passes,
                 "reason": failure.reason,
             }
