@@ -15,6 +15,7 @@ import numpy as np
 
 from oracles import Arithmetic, Inputs, MonteCarlo, Precision, RunningError
 from verify._case import Case
+from verify._probes import probe_rows
 from verify._problem import NUMPY_DTYPES, Problem
 
 Arrays = dict[str, np.ndarray]
@@ -88,9 +89,37 @@ class Bounded:
         by_tokens = by_tokens or (replicates if numbers <= NOISE_BY_TOKENS_UP_TO else 2)
         noise = self._noise(orders, kinds, replicates, by_tokens) if replicates else {}
         _allow_conversion_of_m(kinds.stabilizers, self.values, bounds, noise)
+        if self.case.length > BY_TOKENS_UP_TO:
+            self._allow_steps_of_m(bounds, noise)
         for name in bounds.keys() & kinds.gradients:
             bounds[name] = bounds[name] + _underflow(self.case, self.problem)
         return bounds, noise
+
+    def _allow_steps_of_m(self, bounds: Arrays, noise: Arrays) -> None:
+        """Add to m what a kernel loses that rounds it at every token, where chunks alone were evaluated.
+
+        d_t is relative to m_t, and of h_t log h_t changes by kappa_t with it (docs/method.md, section 12).
+        """
+        for scales, lost in zip((bounds, noise), roundings_of_m(self.problem.inputs), strict=True):
+            for name, added in self._of_m(lost).items():
+                # Of the noise floor, which has rows.
+                if scales is noise and name == "h":
+                    added = _root_mean_square(added)
+                if name in scales:
+                    scales[name] = scales[name] + added if scales is bounds else np.hypot(scales[name], added)
+
+    def _of_m(self, lost: np.ndarray) -> Arrays:
+        # What is off, by name, where m_t is off by ``lost``.
+        case, values = self.case, self.values
+        here = lost if values["m"].shape[-1] == case.length else lost[..., probe_rows(case)]
+        kappa = case.eps / np.maximum(values["n"], FLOAT32_TINY) + (0.0 if case.stabilize_correctly else 1.0)
+        relative = np.expm1(here)
+        return {
+            "m": here,
+            "m_last": lost[..., -1],
+            "n": relative * np.abs(values["n"]),
+            "h": (relative * kappa)[..., None] * np.abs(values["h"]),
+        }
 
     def _noise(self, orders: Orders, kinds: Kinds, replicates: int, by_tokens: int) -> Arrays:
         """The noise floor of every row: over the replicates, over the channels if it has any, of the noisier order."""
@@ -105,10 +134,35 @@ class Bounded:
                 if name in kinds.operands:
                     floor = np.hypot(floor, self.units.operand * np.abs(self.values[name]))
                 floor = _root_mean_square(floor) if name in kinds.channels else floor
-                # Which terms below the smallest normal number a kernel loses is not told by losing all, or none.
-                floor = np.where(floor > 0.0, np.hypot(floor, FLOAT32_TINY), floor)
+                # Which terms below the smallest normal number a kernel loses is not told by losing all, or none. A
+                # gradient has as many as a chunk has sources, and each as many as there are channels.
+                terms = self.case.chunk_size * max(self.case.dhqk, self.case.dhhv) if name in kinds.gradients else 1
+                floor = np.where(floor > 0.0, np.hypot(floor, np.sqrt(terms) * FLOAT32_TINY), floor)
                 floors[name] = np.maximum(floor, floors.get(name, 0.0))
         return floors
+
+
+def roundings_of_m(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """How far m_t may be off, and how far it is likely to be, where every token rounds it to float32: (..., S) each.
+
+    A token rounds phi_t + m_{t-1} by u |m_t|, or loses phi_t next to a larger m; where i_t wins, nothing is left of it.
+    Roundings that are a matter of chance add up as their squares; those that are not, since steps are equal or each is
+    lost, are those of a float32 m.
+    """
+    unit = Precision.of("float32").gates
+    phi, i = (np.moveaxis(array, -1, 0) for array in (-np.logaddexp(0.0, -inputs.f), inputs.i))
+    phi_32, i_32 = phi.astype(np.float32), i.astype(np.float32)
+    most, likely = np.zeros(phi.shape), np.zeros(phi.shape)
+    m = inputs.initial_state()[1]
+    m_32, sum_, squares = m.astype(np.float32), np.zeros(m.shape), np.zeros(m.shape)
+    for t in range(len(phi)):
+        stayed = phi[t] + m
+        off = np.where(np.isfinite(stayed), np.minimum(unit * np.abs(stayed), np.abs(phi[t])), 0.0)
+        gone = stayed + sum_ + off < i[t]
+        sum_, squares = np.where(gone, 0.0, sum_ + off), np.where(gone, 0.0, squares + off**2)
+        m, m_32 = np.maximum(stayed, i[t]), np.maximum(phi_32[t] + m_32, i_32[t])
+        most[t], likely[t] = sum_, np.hypot(np.sqrt(squares / 3.0), np.where(m == m_32, 0.0, m_32 - m))
+    return np.moveaxis(most, 0, -1), np.moveaxis(likely, 0, -1)
 
 
 def _allow_conversion_of_m(names: Collection[str], values: Arrays, bounds: Arrays, noise: Arrays) -> None:
@@ -159,11 +213,12 @@ def may_leave_float32(name: str, number: Any, inputs: Inputs) -> np.ndarray:
 def without_gradient(case: Case, rows: np.ndarray, h: Any) -> Arrays:
     """Where a kernel has no gradient, because h_t is stored and left the range of its dtype.
 
-    y_t = dh_t.h_t is then infinite: it is in dq_t, and in what all tokens up to t and the initial state get.
+    y_t = dh_t.h_t is then infinite or, where dh_t is 0, no number: it is in dq_t, and in what all tokens up to t and
+    the initial state get.
     """
     import ml_dtypes
 
-    if case.cotangents not in ("h", "all"):
+    if case.cotangents == "none":
         return {}
     largest = float(ml_dtypes.finfo(NUMPY_DTYPES[case.dtype]).max)
     # Where rounding decides whether d_t is 0, h_t may be anything: next to float16's range, not to float32's, it is

@@ -120,6 +120,9 @@ def test_no_gradient_before_an_overflow_also_of_a_token_that_is_not_kept():
     h.x[..., 2, 1], h.e[..., 1, 0] = 0.0, np.inf
     assert without_gradient(case, np.array([0, 3]), h)["df"].tolist() == [[[True, False]]]
     assert without_gradient(replace(case, dtype="float32"), np.array([0, 3]), h) == {}
+    # 0 times an infinite h_t is no number either.
+    assert without_gradient(replace(case, cotangents="last"), np.array([0, 3]), h)["df"].tolist() == [[[True, False]]]
+    assert without_gradient(replace(case, cotangents="none"), np.array([0, 3]), h) == {}
 
 
 def test_every_row_is_asked_for_an_overflow(monkeypatch):
