@@ -96,8 +96,10 @@ def _together(runs: Sequence[Recorded]) -> Recorded:
     for run in runs[1:]:
         if (file_name(run), run.definition, run.conditions) != (file_name(first), first.definition, first.conditions):
             raise UsageError(f"{run.path} does not go with {first.path}: another subject, source, device or version.")
-        if twice := cases.keys() & run.cases.keys():
-            raise UsageError(f"{run.path} has case {min(twice)}, which {first.path} or another run has too.")
+        # Tiers share cases: those of the corpus.
+        for name in sorted(cases.keys() & run.cases.keys()):
+            if _lines(name, cases[name]) != _lines(name, run.cases[name]):
+                raise UsageError(f"{run.path} has case {name}, and not as {first.path} or another run has it.")
         cases |= run.cases
     return replace(first, cases=cases)
 
@@ -109,13 +111,18 @@ def _text(record: Recorded, reason: str) -> str:
     lines += [f"{name} = {value}" for name, value in sorted(record.conditions.items())]
     lines.append("")
     for name, one in sorted(record.cases.items()):
-        lines.append(f"case {name} {one.outcome.value}")
-        for _, level in sorted(one.levels.items()):
-            numbers = (level.ratio, level.rms_z, level.largest_z, level.ulp)
-            told = " ".join(f"{number:.4g}" for number in numbers)
-            lines.append(f" {level.output} {level.digest} {told} {level.nonfinite}")
+        lines += _lines(name, one)
     body = "\n".join(lines) + "\n"
     return f"{_FIRST_LINE}\nchecksum {_checksum(body)}\n{body}"
+
+
+def _lines(name: str, one: CaseRecord) -> list[str]:
+    lines = [f"case {name} {one.outcome.value}"]
+    for _, level in sorted(one.levels.items()):
+        numbers = (level.ratio, level.rms_z, level.largest_z, level.ulp)
+        told = " ".join(f"{number:.4g}" for number in numbers)
+        lines.append(f" {level.output} {level.digest} {told} {level.nonfinite}")
+    return lines
 
 
 def _checksum(body: str) -> str:

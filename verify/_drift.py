@@ -165,6 +165,8 @@ def compare(base: Recorded, current: Recorded, *, any_subject: bool = False) -> 
         for output in before.levels:
             if output in after.levels:
                 pairs.append(_pair(after, before.levels[output], after.levels[output]))
+    others = sum(pair.kind is not Kind.EQUAL for pair in pairs) + len(outcomes) + len(lost)
+    _check_definitions(base, current, others)
     if not pairs and not outcomes:
         raise UsageError(f"not comparable: no output was measured both in {base.path} and in {current.path}.")
     shifts = _shifts(pairs, {after.id: after.case for _, after in joined})
@@ -177,9 +179,14 @@ def _check_comparable(base: Recorded, current: Recorded, *, any_subject: bool) -
     if base.subject != current.subject and not any_subject:
         told = f"{current.path} is of {current.subject}, {base.path} of {base.subject}"
         raise UsageError(f"not comparable: {told}; --any-subject compares them nevertheless.")
-    if base.definition != current.definition:
+
+
+def _check_definitions(base: Recorded, current: Recorded, others: int) -> None:
+    # Where the bits are the same, it does not matter what they were held against.
+    if base.definition != current.definition and others:
         told = f"{current.path} has references of definition {current.definition}, {base.path} of {base.definition}"
-        raise UsageError(f"not comparable: {told}; run both with the same version of the suite.")
+        bits = f"and {others} outputs or outcomes are not the same"
+        raise UsageError(f"not comparable: {told}, {bits}; run both with the same version of the suite.")
 
 
 def _join(base: Recorded, current: Recorded) -> tuple[list[tuple[CaseRecord, CaseRecord]], tuple[Axis, ...]]:

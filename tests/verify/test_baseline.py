@@ -39,8 +39,11 @@ def test_runs_of_several_dtypes_are_one_baseline(tmp_path):
     cases = [[Case(dtype=dtype)] for dtype in ("float32", "bfloat16")]
     runs = [recorded_run(write_run(tmp_path / str(k), records(cases=of))) for k, of in enumerate(cases)]
     assert len(read_baseline(accept(runs, "both", tmp_path, force=False)).record.cases) == 2
-    with pytest.raises(UsageError, match=r"1 has case .*, which .*1 or another run has too"):
-        accept([runs[1], runs[1]], "twice", tmp_path, force=True)
+    # As tiers share cases.
+    assert len(read_baseline(accept([*runs, runs[1]], "one twice", tmp_path, force=True)).record.cases) == 2
+    changed = records(lambda case, output: {"digest": "1" * 32}, cases=cases[1])
+    with pytest.raises(UsageError, match=r"changed has case .*, and not as .*1 or another run has it"):
+        accept([runs[1], recorded_run(write_run(tmp_path / "changed", changed))], "other bits", tmp_path, force=True)
     other = recorded_run(write_run(tmp_path / "other", triton="3.7.0"))
     with pytest.raises(UsageError, match=r"other does not go with .*0: another subject, source, device or version"):
         accept([runs[0], other], "mixed", tmp_path, force=True)

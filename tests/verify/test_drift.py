@@ -165,7 +165,11 @@ def test_another_chunk_size_is_joined_by_arrays(tmp_path):
         (records(cases=[Case(seed=99)]), {}, r"no case in common; .*base has 36, .*current has 1"),
         (records(outputs=()), {}, "no output was measured both in .*base and in"),
         (None, {"subject": "c:d"}, r".*current is of c:d, .*base of a:b; --any-subject"),
-        (None, {"definition": "e" * 32}, r".*current has references of definition eee.*, .*base of ddd"),
+        (
+            records(lambda case, output: {"digest": "1" * 32 if output == "h" else "0" * 32}),
+            {"definition": "e" * 32},
+            r".*current has references of definition eee.*, .*base of ddd.*, and 36 outputs or outcomes are",
+        ),
     ],
 )
 def test_what_cannot_be_compared(tmp_path, of, conditions, told):
@@ -173,6 +177,13 @@ def test_what_cannot_be_compared(tmp_path, of, conditions, told):
     current = recorded_run(write_run(tmp_path / "current", of, **conditions))
     with pytest.raises(UsageError, match=f"not comparable: {told}"):
         compare(base, current)
+
+
+def test_the_same_bits_are_the_same_whatever_they_were_held_against(tmp_path):
+    base = recorded_run(write_run(tmp_path / "base"))
+    again = records(lambda case, output: {"rms_z": 0.9})
+    current = recorded_run(write_run(tmp_path / "current", again, definition="e" * 32))
+    assert {pair.kind for pair in compare(base, current).pairs} == {Kind.EQUAL}
 
 
 def test_another_subject_is_compared_when_asked_for(tmp_path):
