@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tests.subjects.planted import PLANTED
 from verify import Case, compute_reference
 from verify._diagnosis._departures import DEPARTURES
 from verify._diagnosis._diagnosis import diagnose, execute, plan
-from verify._diagnosis._fit import Evidence, Observed
+from verify._diagnosis._fit import Evidence, Observed, Search
 from verify._diagnosis._probes import probes
 from verify._diagnosis._reading import Reading
 from verify._diagnosis._text import sentence
@@ -59,6 +60,21 @@ def test_departures_are_named(name, references):
     assert len(found) == len(expected.departures), found
     for words in expected.departures:
         assert any(words in name for name in found), (words, found)
+
+
+def test_a_precision_is_looser_only_where_it_matters(monkeypatch):
+    # An m next to its threshold passes in one of them by chance, since each draws its noise anew.
+    search = object.__new__(Search)
+    search.precisions, search.gradients = [Precision.of(name) for name in ("float32", "tf32", "bfloat16")], False
+    sizes = {"float32": 1.0, "tf32": 8.0, "bfloat16": 64.0}
+    search.evidence = SimpleNamespace(
+        looseness=lambda case, output, precision, gradients: 1.0 if output == "m_last" else sizes[precision.name]
+    )
+    failing = {"float32": ["h", "C_last"], "tf32": ["m_last"], "bfloat16": []}
+    monkeypatch.setattr(Search, "_failing", lambda _, __, precision: (("case", one) for one in failing[precision.name]))
+    assert [search._is_due_to(precision, ()) for precision in search.precisions] == [True, True, False]
+    failing["tf32"] = ["h"]
+    assert search._is_due_to(search.precisions[2], ())
 
 
 def test_a_fault_that_is_no_departure_is_not_explained(references):

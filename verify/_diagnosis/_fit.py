@@ -219,12 +219,13 @@ class Search:
         for size, precision in self._by_size(2):
             for departures in self._sets(size):
                 if self._screened(departures, precision) and self._explains(departures, precision):
-                    return Fit((*self.start, *departures), precision)
+                    if self._is_due_to(precision, departures):
+                        return Fit((*self.start, *departures), precision)
         partial = []
         for precision in self.precisions:
             grown = self._grown(precision)
             partial.append((self._beyond_bounds(grown, precision), grown, precision))
-            if self._explains(grown, precision):
+            if self._explains(grown, precision) and self._is_due_to(precision, grown):
                 return Fit((*self.start, *self._shrunk(grown, precision, explains=True)), precision)
         # A loose precision leaves little, and says nothing of what it hides.
         _, grown, precision = partial[0] if self.gradients else min(partial, key=lambda each: each[0])
@@ -283,6 +284,16 @@ class Search:
             not self._failing_of(case_id, departures, precision, noise)
             for noise in (False, True)
             for case_id in self.cases
+        )
+
+    def _is_due_to(self, precision: Precision, departures: Departures) -> bool:
+        """Whether it loosens what fails in the next tighter one: each draws its noise anew, and m depends on none."""
+        place = self.precisions.index(precision)
+        tighter = self.precisions[max(place - 1, 0)]
+        loose = functools.partial(self.evidence.looseness, gradients=self.gradients)
+        return not place or all(
+            loose(case_id, output, precision) > loose(case_id, output, tighter)
+            for case_id, output in self._failing(departures, tighter)
         )
 
     def _failing(self, departures: Departures, precision: Precision) -> Iterator[tuple[str, str]]:
