@@ -100,13 +100,12 @@ class Bounded:
 
         d_t is relative to m_t, and of h_t log h_t changes by kappa_t with it (docs/method.md, section 12).
         """
-        for scales, lost in zip((bounds, noise), roundings_of_m(self.problem.inputs), strict=True):
-            for name, added in self._of_m(lost).items():
-                # Of the noise floor, which has rows.
-                if scales is noise and name == "h":
-                    added = _root_mean_square(added)
-                if name in scales:
-                    scales[name] = scales[name] + added if scales is bounds else np.hypot(scales[name], added)
+        most, likely = roundings_of_m(self.problem.inputs)
+        for name, off in self._of_m(most).items():
+            bounds[name] = bounds[name] + off
+        for name, off in self._of_m(likely).items():
+            if name in noise:
+                noise[name] = np.hypot(noise[name], _root_mean_square(off) if name == "h" else off)
 
     def _of_m(self, lost: np.ndarray) -> Arrays:
         # What is off, by name, where m_t is off by ``lost``.
@@ -161,7 +160,10 @@ def roundings_of_m(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
         gone = stayed + sum_ + off < i[t]
         sum_, squares = np.where(gone, 0.0, sum_ + off), np.where(gone, 0.0, squares + off**2)
         m, m_32 = np.maximum(stayed, i[t]), np.maximum(phi_32[t] + m_32, i_32[t])
-        most[t], likely[t] = sum_, np.hypot(np.sqrt(squares / 3.0), np.where(m == m_32, 0.0, m_32 - m))
+        # Of an empty state both are -inf.
+        with np.errstate(invalid="ignore"):
+            apart = np.where(m == m_32, 0.0, m_32 - m)
+        most[t], likely[t] = sum_, np.hypot(np.sqrt(squares / 3.0), apart)
     return np.moveaxis(most, 0, -1), np.moveaxis(likely, 0, -1)
 
 

@@ -24,7 +24,7 @@ def m_of(inputs, dtype, step=1):
 
 
 @pytest.mark.parametrize(
-    "regime", ["ordinary", "forget@20", "forget@10", "init", "needle@12", "staircase@-60", "reset"]
+    "regime", ["ordinary", "forget@20", "forget@10", "init", "needle@12", "staircase@-60", "reset", "dead_input"]
 )
 def test_m_that_every_token_rounds_is_off_by_no_more_than_is_allowed(regime):
     inputs = make_problem(Case(regime=regime, length=3000, dhqk=1, dhhv=1, heads=2, batch=2)).inputs
