@@ -1,6 +1,7 @@
 """The parts of a search: git's halving, the proof of what was imported, the picture, environments."""
 
 import random
+import signal
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -161,3 +162,17 @@ def test_a_version_that_pip_cannot_install_is_named(monkeypatch, tmp_path):
         "9": Path("/python")
     }
     assert [notice[:38] for notice in notices] == 2 * ["making an environment for triton 9 in "]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_waits_for_what_must_be_done(number):
+    done = []
+
+    def removed():
+        with _repository.interruptible(), _repository._undisturbed():
+            signal.raise_signal(number)
+            done.append("removed")
+
+    with pytest.raises(KeyboardInterrupt):
+        removed()
+    assert done == ["removed"]

@@ -235,13 +235,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """No signal of these ends what is done here."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    """A signal of these waits until what is done here is done."""
+    arrived: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        for number in arrived:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
