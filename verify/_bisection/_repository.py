@@ -237,14 +237,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def _undisturbed() -> Iterator[None]:
     """A signal of these waits until what is done here is done."""
     arrived: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in _SIGNALS}
+    before = {number: signal.signal(number, lambda which, _: arrived.append(which)) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in arrived:
-            signal.raise_signal(number)
+        for which in arrived:
+            signal.raise_signal(which)
 
 
 @contextlib.contextmanager
