@@ -2,10 +2,15 @@
 
 import importlib.metadata
 import os
+import signal
 
 import pytest
 
 _SHOWN = ("jax", "triton", "numpy", "mpmath", "python-flint")
+
+# A shell that starts the suite in the background lets it ignore Ctrl-C, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
