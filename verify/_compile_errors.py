@@ -16,7 +16,9 @@ _XLA = re.compile(
     r"compil|ptxas|\bPTX|_PTX|UNIMPLEMENTED|No registered implementation|No FFI handler|Shared memory size limit", re.I
 )
 _INNERMOST = re.compile(
-    r'\(most recent call first\):\n  File "[^"\n]*/(triton/(compiler|backends)/|jax/_src/compiler\.py)'
+    r"^Current thread .*\(most recent call first\):\n"
+    r'  File "[^"\n]*/(triton/(compiler|backends)/|jax/_src/compiler\.py)',
+    re.MULTILINE,
 )
 
 

@@ -296,12 +296,13 @@ class _Worker:
             outcome, how = Outcome.CRASH, self._how_it_ended()
             if unreadable is not None:
                 how = f"sent what cannot be read ({type(unreadable).__name__}: {unreadable})"
-            self.death = how
         self.end()
         written = self._output.written()
         if outcome is Outcome.CRASH and died_in_compiler(written):
-            outcome, self.death = Outcome.COMPILE_ERROR, f"{how} in a compiler"
-        raise _DeathError(outcome, self.death or how, shortened(written))
+            outcome, how = Outcome.COMPILE_ERROR, f"{how} in a compiler"
+        if self._killed is None:
+            self.death = how
+        raise _DeathError(outcome, how, _shortened(written))
 
     @contextlib.contextmanager
     def _watched(self, seconds: float) -> Iterator[None]:
@@ -405,7 +406,7 @@ class _Output(threading.Thread):
             return self._kept.decode(errors="replace")
 
 
-def shortened(text: str) -> str:
+def _shortened(text: str) -> str:
     """The last characters, of faulthandler's long lists the first frames alone, so that what came before is there."""
     text = re.sub(r"^Extension modules: .*\n", "", text, flags=re.MULTILINE)
     return re.sub(rf"((?:^  File .*\n){{{_FRAMES}}})(?:^  File .*\n)+", r"\1  ...\n", text, flags=re.MULTILINE)[-_TAIL:]

@@ -73,3 +73,5 @@ def test_what_a_process_dies_in(file, compiling):
     )
     assert died_in_compiler(written + outer) is compiling
     assert not died_in_compiler("died")
+    # Of another thread, which did not end it.
+    assert not died_in_compiler(written.replace("Current thread", "Thread"))

@@ -218,14 +218,13 @@ class Search:
         """The smallest set that explains, or of those that do not the one that leaves least."""
         for size, precision in self._by_size(2):
             for departures in self._sets(size):
-                if self._screened(departures, precision) and self._explains(departures, precision):
-                    if self._is_due_to(precision, departures):
-                        return Fit((*self.start, *departures), precision)
+                if self._screened(departures, precision) and self._accepts(departures, precision):
+                    return Fit((*self.start, *departures), precision)
         partial = []
         for precision in self.precisions:
             grown = self._grown(precision)
             partial.append((self._beyond_bounds(grown, precision), grown, precision))
-            if self._explains(grown, precision) and self._is_due_to(precision, grown):
+            if self._accepts(grown, precision):
                 return Fit((*self.start, *self._shrunk(grown, precision, explains=True)), precision)
         # A loose precision leaves little, and says nothing of what it hides.
         _, grown, precision = partial[0] if self.gradients else min(partial, key=lambda each: each[0])
@@ -286,12 +285,17 @@ class Search:
             for case_id in self.cases
         )
 
+    def _accepts(self, departures: Departures, precision: Precision) -> bool:
+        return self._explains(departures, precision) and self._is_due_to(precision, departures)
+
     def _is_due_to(self, precision: Precision, departures: Departures) -> bool:
         """Whether it loosens what fails in the next tighter one: each draws its noise anew, and m depends on none."""
         place = self.precisions.index(precision)
-        tighter = self.precisions[max(place - 1, 0)]
+        if place == 0:
+            return True
+        tighter = self.precisions[place - 1]
         loose = functools.partial(self.evidence.looseness, gradients=self.gradients)
-        return not place or all(
+        return all(
             loose(case_id, output, precision) > loose(case_id, output, tighter)
             for case_id, output in self._failing(departures, tighter)
         )
