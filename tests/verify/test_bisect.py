@@ -62,6 +62,12 @@ def lines(directory):
     return [json.loads(line) for line in (directory / "judged.jsonl").read_text().splitlines()]
 
 
+def judged_in(directory):
+    """How many whole lines there are, while the process writes."""
+    file = directory / "judged.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
 def start(*arguments, worktrees):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(worktrees)}
     command = [sys.executable, "-m", "verify", "bisect", *map(str, arguments)]
@@ -83,7 +89,7 @@ def test_200_commits_killed_and_resumed(bisect, python, tmp_path):
     before, log, worktrees = fingerprint(repository), tmp_path / "log", tmp_path / "worktrees"
     options = ["--repo", repository, "--good", hashes[0], "--bad", "main", "--subject", SUBJECT, "--case", CASE.id]
     process = start(*options, "--python", python, "--out", log, "--until", "z(h) > 8", worktrees=worktrees)
-    wait_for(process, lambda: (log / "judged.jsonl").exists() and len(lines(log)) == 5)
+    wait_for(process, lambda: judged_in(log) >= 5)
     process.kill()
     process.communicate()
     killed = (log / "judged.jsonl").read_text()
@@ -118,8 +124,7 @@ def test_a_signal_leaves_no_worktree(python, tmp_path, number):
     make(repository, 3, 2, files=lambda number: {"memory/cell.py": f"import time\ntime.sleep(60 * {number})\n{CELL}"})
     options = ["--repo", repository, "--good", "main~2", "--bad", "main", "--subject", SUBJECT, "--case", CASE.id]
     process = start(*options, "--python", python, "--out", tmp_path / "log", worktrees=worktrees)
-    judged = tmp_path / "log" / "judged.jsonl"
-    wait_for(process, lambda: judged.exists() and lines(tmp_path / "log"))
+    wait_for(process, lambda: judged_in(tmp_path / "log"))
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import os
 import re
 import signal
@@ -20,6 +19,7 @@ pytest.importorskip("distributed", reason="the extra [cluster] is not installed"
 
 import pyarrow.parquet as parquet
 from distributed import KilledWorker, Reschedule
+from distributed.utils import json_load_robust
 
 from tests.subjects.deadly import WAYS
 from verify import Case, SuiteError, UsageError
@@ -104,7 +104,8 @@ def cluster(tmp_path_factory):
     workers = [start(*worker, HUNG=str(hung), **quiet) for _ in range(3)]
     try:
         wait_until(file.exists, scheduler)
-        yield json.loads(file.read_text())["address"], workers, hung
+        # A file that is there may not be written yet.
+        yield json_load_robust(file, timeout=120)["address"], workers, hung
     finally:
         for process in (*workers, scheduler):
             process.kill()
