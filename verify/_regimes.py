@@ -118,6 +118,10 @@ def _edge(rng: np.random.Generator, shape: tuple[int, ...], level: float) -> Gat
     return level + 2.0 * signs + 0.25 * rng.standard_normal(shape), f
 
 
+def _one_sign(rng: np.random.Generator, shape: tuple[int, ...], _: float) -> Gates:
+    return rng.normal(0.0, 0.25, shape), 10.0 + rng.standard_normal(shape)
+
+
 def _repeated(rng: np.random.Generator, shape: tuple[int, ...], _: float) -> Gates:
     i, f = rng.standard_normal((*shape[:-1], 1)), 3.0 + rng.standard_normal((*shape[:-1], 1))
     return np.repeat(i, shape[-1], axis=-1), np.repeat(f, shape[-1], axis=-1)
@@ -162,6 +166,12 @@ def _query_dot_n(inputs: Inputs) -> Gates:
     ones = np.ones_like(inputs.v[..., :1])
     outputs = recurrent(Float64(), replace(inputs, v=ones, **states), Contract(eps=0.0, norm_val=0.0))
     return np.where(outputs.n > 0.0, np.sign(outputs.h[..., 0]) * outputs.n, 0.0), outputs.m
+
+
+def _near_one(inputs: Inputs, _contract: Contract, _: float) -> Inputs:
+    """q, k and v between 1/2 and 3/2."""
+    q, k, v = (1.0 + np.tanh(array) / 2.0 for array in (inputs.q, inputs.k, inputs.v))
+    return replace(inputs, q=q, k=k, v=v)
 
 
 def _one_token(inputs: Inputs, _contract: Contract, _: float) -> Inputs:
@@ -258,6 +268,14 @@ _ALL = (
         (0.0, 8.0),
         _input_gates,
         _orthogonal,
+    ),
+    Regime(
+        "one_sign",
+        "q, k and v between 1/2 and 3/2, nothing is forgotten, all weigh alike: what is rounded to one side adds up, "
+        "while roundings to nearest average out.",
+        (),
+        _one_sign,
+        _near_one,
     ),
     Regime(
         "repeated",

@@ -103,6 +103,20 @@ def test_the_kink_within_rounding_has_both_sides(correct):
     assert 0.2 < (relative > 1.0).mean() < 0.8
 
 
+def test_of_one_sign_nothing_cancels_and_no_token_stands_out():
+    inputs = problem_of("one_sign", dtype="bfloat16").inputs
+    for name in ("q", "k", "v"):
+        array = getattr(inputs, name)
+        assert ((array >= 0.5) & (array <= 1.5)).all(), name
+        # Roundings of equal numbers are equal: they would not average out.
+        assert len(np.unique(array)) > 50, name
+    kept = np.flip(np.cumsum(np.flip(-np.log1p(np.exp(-inputs.f)), -1), -1), -1)
+    weights = np.exp(inputs.i + kept)
+    weights /= weights.sum(-1, keepdims=True)
+    # As many as 60 of 70 equal tokens would be.
+    assert (1.0 / (weights**2).sum(-1) > 60).all()
+
+
 def test_repeated_tokens_are_one():
     inputs = problem_of("repeated").inputs
     for name, axis in (("q", -2), ("k", -2), ("v", -2), ("i", -1), ("f", -1)):
