@@ -143,11 +143,12 @@ class MonteCarlo:
         """
         with np.errstate(invalid="ignore", over="ignore"):
             apart = np.where(x.x == reference, 0.0, x.x - reference)
-        apart = apart[1:] if len(apart) > 1 else apart
-        # Scaled, since squares of what underflows in float32 may underflow in float64.
-        largest = np.max(np.abs(apart), axis=0)
-        scale = np.where((largest > 0.0) & np.isfinite(largest), largest, 1.0)
-        return scale * np.sqrt(np.mean((apart / scale) ** 2, axis=0))
+            apart = apart[1:] if len(apart) > 1 else apart
+            # Scaled, since squares of what underflows in float32 may underflow in float64; beside what is infinite
+            # they may overflow.
+            largest = np.max(np.abs(apart), axis=0)
+            scale = np.where((largest > 0.0) & np.isfinite(largest), largest, 1.0)
+            return scale * np.sqrt(np.mean((apart / scale) ** 2, axis=0))
 
     def _perturb(self, x: np.ndarray, unit: Any) -> np.ndarray:
         # x is no view of another number; a unit that is an array has the shape of x, and is at least that of gates.
