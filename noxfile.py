@@ -86,11 +86,11 @@ def bench(session: nox.Session) -> None:
     session.run("python", "tests/bench/oracle_table.py", str(written))
 
 
-# Implementations known to be correct, and the dtypes that they have.
+# Implementations known to be correct, and the dtypes that they have; none is better than its dtype, which would make
+# the tails of the others thin.
 _CORRECT = {
     "kernels:mlstm_chunkwise_triton_stablef": "",
     "kernels:mlstm_chunkwise_xla": "",
-    "tests.subjects.correct:mlstm": "",
     "tests.subjects.float32:chunkwise": "",
     "tests.subjects.float32:recurrence": "float32 and ",
     "tests.subjects.float32:parallel": "float32 and ",
@@ -103,7 +103,7 @@ def calibrate(session: nox.Session) -> None:
     """The thresholds of the verdict anew, from runs of correct implementations. Arguments are seeds: 100 and on."""
     _install(session, "tests", *_backend_extras(session))
     runs = []
-    for seed in session.posargs or ["100", "101", "102", "103"]:
+    for seed in session.posargs or [str(seed) for seed in range(100, 108)]:
         for subject, only in _CORRECT.items():
             runs.append(f"runs/calibration/{subject.replace(':', '.')}-{seed}")
             # Relations have no measurements.
