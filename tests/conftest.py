@@ -5,8 +5,13 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 _SHOWN = ("jax", "triton", "numpy", "mpmath", "python-flint")
+
+# How long an example takes is a matter of the machine.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 # A shell that starts the suite in the background lets it ignore Ctrl-C, and so would all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

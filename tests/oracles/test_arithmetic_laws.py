@@ -19,7 +19,7 @@ numbers = st.floats(-1e4, 1e4)
 
 
 @every
-@settings(derandomize=True, deadline=None, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 @given(x=numbers, y=numbers)
 def test_elementwise_operations(ar, x, y):
     a, b = ar.array([x]), ar.array([y])

@@ -145,7 +145,7 @@ eighths = st.integers(-80, 80).map(lambda n: n / 8)
 radii = st.sampled_from([0.0, 0.125, 1.0, 7.5])
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(derandomize=True, max_examples=150)
 @given(x=eighths, y=eighths, x_radius=radii, y_radius=radii)
 def test_every_operation_encloses_what_it_makes_of_the_numbers_inside(x, y, x_radius, y_radius):
     def points(middle, radius):

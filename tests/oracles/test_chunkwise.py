@@ -121,7 +121,7 @@ def test_each_cotangent_passes_from_chunk_to_chunk(name):
 gate = st.one_of(st.integers(-40, 40).map(lambda n: n / 8), st.sampled_from([-np.inf, 0.0, 0.0, 1e4, -1e4, 60.0]))
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 @given(
     i=st.lists(gate, min_size=4, max_size=4),
     f=st.lists(gate | st.just(np.inf), min_size=4, max_size=4),

@@ -83,7 +83,7 @@ def cases_of(regime):
 
 def examine_random_cases(regime, count, examine):
     """Call ``examine`` with so many cases of the regime, the same ones every time."""
-    options = settings(database=None, deadline=None, max_examples=count)
+    options = settings(database=None, max_examples=count)
     # The number that hypothesis derives from the function itself would be the same in all regimes.
     seed(zlib.crc32(regime.encode()))(options(given(cases_of(regime))(examine)))()
 

@@ -266,7 +266,7 @@ cases = st.tuples(
 
 
 @pytest.mark.parametrize("forms", FORMS, ids=["recurrent", "parallel"])
-@settings(derandomize=True, deadline=None, max_examples=12)
+@settings(derandomize=True, max_examples=12)
 @given(case=cases)
 def test_the_same_seed_gives_the_same_bits_and_no_nan_of_its_own(forms, case):
     gates, state, contract, length, seed = case

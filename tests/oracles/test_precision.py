@@ -104,7 +104,7 @@ cases = st.tuples(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=20)
+@settings(derandomize=True, max_examples=20)
 @given(case=cases)
 def test_float64_is_within_its_own_bound(case):
     gates, state, contract, length, seed = case

@@ -35,7 +35,7 @@ cases = st.builds(
 )
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 @given(cases)
 @example(Case(seed=2**53 + 1))
 def test_parse_is_the_inverse_of_id(case):

@@ -22,7 +22,7 @@ def assert_covers(rows, factors, strength, excluded):
     assert all(row[name] in levels for row in rows for name, levels in factors.items())
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 @given(factors, st.integers(2, 3))
 def test_every_combination_of_levels_occurs(factors, strength):
     last = {name: levels[-1] for name, levels in factors.items() if len(levels) > 1}

@@ -21,7 +21,7 @@ def measure_one(actual, wanted, bound, dtype=np.float32):
     return measure({"dm_0": np.array(actual, dtype)}, reference)[0]
 
 
-@settings(derandomize=True, deadline=None, max_examples=400)
+@settings(derandomize=True, max_examples=400)
 @given(actual=every_float, wanted=every_float.filter(lambda x: not math.isnan(x)), bound=bounds)
 def test_measures_are_total(actual, wanted, bound):
     measured = measure_one([actual], [wanted], [bound])

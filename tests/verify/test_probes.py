@@ -9,7 +9,7 @@ from verify import Case, compute_reference, measure
 from verify._probes import KEPT_WHOLE, probe_rows
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(length=st.integers(1, 2**20), chunk_size=st.sampled_from([16, 64, 256]), seed=st.integers(0, 3))
 def test_probes(length, chunk_size, seed):
     rows = probe_rows(Case(length=length, chunk_size=chunk_size, seed=seed))

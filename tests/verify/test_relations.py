@@ -72,7 +72,7 @@ def bases(draw, relation):
 
 @pytest.mark.parametrize("relation", RELATIONS)
 def test_holds_in_every_regime(relation):
-    @settings(derandomize=True, deadline=None, max_examples=6)
+    @settings(derandomize=True, max_examples=6)
     @given(bases(relation))
     def holds(base):
         case = RelationCase.on(relation, base)

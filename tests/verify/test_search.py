@@ -31,7 +31,7 @@ def hunt(function, space=SMALL, *, seed=0, evaluations=40, seconds=1000.0):
 
 
 @given(cases_of(WIDE))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_is_drawn_is_in_the_space_and_has_an_id(case):
     assert Case.parse(case.id) == case
     assert 1 <= case.length <= WIDE.length
@@ -42,7 +42,7 @@ def test_what_is_drawn_is_in_the_space_and_has_an_id(case):
 
 
 @given(cases_of(WIDE))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_simpler_and_simpler_has_an_end(case):
     seen = {case}
     while (following := next((each for way in WAYS for each in simpler(case, way)), None)) is not None:
@@ -121,7 +121,7 @@ def test_what_is_added_is_there_once_and_is_read_again(tmp_path, monkeypatch):
 
 
 @given(st.lists(st.sampled_from(["", "# a comment", "  "]), max_size=3))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_damaged_corpus_is_told_by_line(tmp_path_factory, before):
     corpus = tmp_path_factory.mktemp("corpus") / "corpus.txt"
     corpus.write_text("\n".join([*before, "ordinary:B1  # no case"]))

@@ -23,7 +23,7 @@ expressions = st.recursive(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(derandomize=True, max_examples=200)
 @given(expressions)
 def test_expression_means_what_python_means(expression):
     def holds(case):

@@ -77,14 +77,14 @@ def run_test(monkeypatch, directory, function):
 
 
 @given(st.integers(1, 40), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_delta_debugging_finds_what_is_needed(count, data):
     needed = data.draw(st.sets(st.integers(0, count - 1), min_size=1))
     assert ddmin(range(count), lambda kept: needed <= set(kept)) == sorted(needed)
 
 
 @given(st.integers(0, 2**16), st.integers(2, 12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_delta_debugging_leaves_nothing_that_may_go(seed, count):
     # Any predicate at all, monotone or not, that holds of everything.
     def fails(kept):
@@ -105,7 +105,7 @@ def test_the_reference_of_drawn_arrays_is_that_of_the_case(case):
 
 
 @given(st.sampled_from(AXES), st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_what_is_taken_is_there(axis, data):
     case = replace(LARGE, initial="warm@2", length=3, dhqk=3, dhhv=2)
     whole = Input.of(case)

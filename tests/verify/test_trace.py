@@ -102,7 +102,7 @@ def test_parts_say_what_the_error_is(references):
     assert trace.parts.explained == pytest.approx(1.0)
 
 
-@settings(max_examples=4, deadline=None, database=None)
+@settings(max_examples=4, database=None)
 @given(step=st.integers(0, FORWARD.length - 1))
 def test_black_box_names_the_step_that_is_wrong(step, references):
     def wrong(
@@ -164,7 +164,7 @@ def test_every_stage_has_a_reference(of_oracle):
     assert set(reference.noise) == calibrated
 
 
-@settings(max_examples=20, deadline=None, database=None)
+@settings(max_examples=20, database=None)
 @given(seed=st.integers(0, 2**32 - 1), size=st.floats(0.0, 60.0))
 def test_no_stage_depends_on_the_stabilizer_that_it_is_relative_to(seed, size, of_oracle):
     reference, frames = of_oracle
@@ -196,7 +196,7 @@ def test_no_stage_depends_on_the_stabilizer_that_it_is_relative_to(seed, size, o
     assert [judged.stage.name for judged in judge_stages(stages, reference, frames) if judged.found.excess > 1e-3] == []
 
 
-@settings(max_examples=20, deadline=None, database=None)
+@settings(max_examples=20, database=None)
 @given(name=st.sampled_from(sorted(BY_NAME)), seed=st.integers(0, 2**32 - 1))
 def test_first_is_the_first_along_the_pass(name, seed, of_oracle):
     reference, frames = of_oracle
