@@ -18,7 +18,7 @@ What is no matter of chance in a kernel is done in some replicates and not in ot
 underflow threshold becomes 0, a power that leaves the format infinite, a log forget gate that m absorbs is lost, and a
 decision that noise may turn is turned.
 In one, if asked for, results are rounded to nearest, as a kernel does: equal steps then have equal errors, which add
-up.
+up. It counts as much as all others together.
 
 Source: D. S. Parker, Monte Carlo Arithmetic, UCLA CSD-970002, 1997; N. Higham, Accuracy and Stability of Numerical
 Algorithms, 2nd ed., section 4.2, for sums by trees.
@@ -138,17 +138,24 @@ class MonteCarlo:
     def noise(self, x: Replicas, reference: np.ndarray) -> np.ndarray:
         """The noise floor: the root mean square, over the replicates, of their distance from ``reference``.
 
+        One that rounds to nearest is not one of many: it counts as much as all others together. Every kernel that
+        takes the same steps has its errors, where these add up.
+
         Returns:
             In the shape of x; 0 where x is exact and the reference is x, also at infinities.
         """
         with np.errstate(invalid="ignore", over="ignore"):
             apart = np.where(x.x == reference, 0.0, x.x - reference)
-            apart = apart[1:] if len(apart) > 1 else apart
+            if len(apart) == 1:
+                return np.abs(apart[0])
             # Scaled, since squares of what underflows in float32 may underflow in float64; beside what is infinite
             # they may overflow.
-            largest = np.max(np.abs(apart), axis=0)
+            largest = np.max(np.abs(apart[1:]), axis=0)
             scale = np.where((largest > 0.0) & np.isfinite(largest), largest, 1.0)
-            return scale * np.sqrt(np.mean((apart / scale) ** 2, axis=0))
+            squares = (apart[1:] / scale) ** 2
+            if self._nearest:
+                return scale * np.sqrt(squares[0] + np.mean(squares[1:], axis=0))
+            return scale * np.sqrt(np.mean(squares, axis=0))
 
     def _perturb(self, x: np.ndarray, unit: Any) -> np.ndarray:
         # x is no view of another number; a unit that is an array has the shape of x, and is at least that of gates.

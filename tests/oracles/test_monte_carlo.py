@@ -377,6 +377,19 @@ def test_equal_steps_have_errors_that_add_up():
     assert apart[0] > 0.5 * in_float32
 
 
+def test_what_rounds_to_nearest_counts_as_much_as_all_others():
+    ar = MonteCarlo(Precision.of("float32"), 4, nearest=True)
+    x = ar.array([3.0]) * ar.array([1.0])
+    for apart, wanted in (([2.0, 0.0, 0.0, 0.0], 2.0), ([0.0, 3.0, 3.0, 3.0], 3.0), ([3.0, 4.0, 4.0, 4.0], 5.0)):
+        x.x[1:, 0] = 3.0 + np.array(apart)
+        np.testing.assert_allclose(ar.noise(x, np.array([3.0])), [wanted])
+    total, step = ar.array(0.0), ar.array(0.1)
+    for _ in range(1000):
+        total = total + step
+    in_float32 = abs(float(np.cumsum(np.full(1000, 0.1), dtype=np.float32)[-1]) - 100.0)
+    assert ar.noise(total, np.array(100.0)) > 0.5 * in_float32
+
+
 def test_a_decision_that_noise_may_turn_is_turned_in_half_of_the_replicates():
     ar = MonteCarlo(Precision.of("float32"), 16, seed=3)
     threshold = ar.array(np.full(3, 3.0))
