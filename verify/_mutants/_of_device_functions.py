@@ -125,7 +125,7 @@ MUTANTS = (
         function="_round_to_bits",
         old="bits + ((1 << DROPPED - 1) - 1) + odd >> DROPPED << DROPPED",
         new="bits >> DROPPED << DROPPED",
-        seen=("one_sign: :float16: correct",),
+        seen=("one_sign: S2048 :float16:",),
         tier="standard",
     ),
     _ARITHMETIC(
