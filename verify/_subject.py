@@ -224,8 +224,9 @@ class Subject(Signature):
 
 
 def _as_given(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    # In C order, which some regimes and parts of sequences have not.
     numbers = _array_module()
-    return {name: numbers.asarray(array) for name, array in arrays.items()}
+    return {name: numbers.asarray(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
 def _array_module() -> ModuleType:
