@@ -244,6 +244,14 @@ def _chunk_size(runs: Runs) -> Iterator[Apart]:
     yield from on_scale(runs(replace(runs.given, case=other)), runs.base, scale_of(runs.given, runs.base, runs.scatter))
 
 
+def _without_last_states(runs: Runs) -> Iterator[Apart]:
+    of_h = {name: array for name, array in runs.given.cotangents.items() if name == "h"}
+    given = replace(runs.given, cotangents=of_h)
+    asked, without = runs.without_nan(runs(given)), runs(replace(given, last_states=False))
+    scale = scale_of(given, asked, runs.scatter_of(given, asked))
+    yield from on_scale(without, {name: array for name, array in asked.items() if name in without}, scale)
+
+
 def _linearity_in_v(runs: Runs) -> Iterator[Apart]:
     # x = 2x - x, exact in every dtype; which of the two is in which part is drawn for every element.
     rng = np.random.default_rng([runs.case.seed, 3])
@@ -381,6 +389,12 @@ _ALL = (
         _two_pieces,
         needs=(*STATE, "return_last_states"),
         asks=_LONG,
+    ),
+    Relation(
+        "without_last_states",
+        "h and the gradients of h are the same where the last state is not asked for.",
+        _without_last_states,
+        needs=("return_last_states",),
     ),
     Relation("chunk_size", "Another chunk size gives the same outputs and gradients.", _chunk_size, ("chunk_size",)),
     Relation(

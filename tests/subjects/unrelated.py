@@ -72,6 +72,13 @@ def counts_its_calls_in_one_array(q, k, v, i, f):
     return memory
 
 
+@functools.wraps(recurrence)
+def forgets_h_without_last_states(*, return_last_states=False, **arguments):
+    """Right where the last state is asked for."""
+    h, last = recurrence(**arguments, return_last_states=True)
+    return (h, last) if return_last_states else 0.999 * h
+
+
 @with_other_gradients
 def nan_in_every_gradient(*gradients):
     return [None if gradient is None else jnp.nan * gradient for gradient in gradients]

@@ -98,6 +98,8 @@ BROKEN = [
     ("forgets_in_padding", on("padding"), "m_last"),
     ("writes_in_padding", on("padding"), "m_last"),
     ("drops_m_0", on("two_pieces"), "h"),
+    ("forgets_h_without_last_states", on("without_last_states"), "h"),
+    ("forgets_h_without_last_states", on("without_last_states", cotangents="all"), ""),
     ("wrong_at_edges", on("chunk_size"), "h"),
     ("wrong_at_edges", on("two_pieces", chunk_size=4), "h"),
     ("clips_v", on("linearity_in_v", initial="none"), ""),
