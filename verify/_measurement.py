@@ -114,8 +114,10 @@ class _Comparison:
         actual, unknown = reference.at_rows(name, whole), reference.unknown.get(name)
         elsewhere = 0 if unknown is not None else int(np.isnan(whole).sum() - np.isnan(actual).sum())
         if name == "n":
-            # exp(-m) may leave the range of float32 on either side, and is then saturated.
-            actual, wanted = (np.clip(array, FLOAT32_TINY, FLOAT32_HUGE) for array in (actual, wanted))
+            # exp(-m) may leave the range of float32 on either side, and is then saturated. No denominator is below 0.
+            actual, wanted = (
+                np.where(array < 0.0, array, np.clip(array, FLOAT32_TINY, FLOAT32_HUGE)) for array in (actual, wanted)
+            )
         actual = _saturate(actual, wanted, bound, dtype)
         actual = actual if unknown is None else np.where(unknown, wanted, actual)
         with np.errstate(invalid="ignore"):

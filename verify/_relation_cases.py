@@ -68,7 +68,14 @@ def parse_case(text: str) -> Case:
 
 # With more than these the smoke tier takes too long in Triton's interpreter.
 _IN_LARGE_GATES = ("prefix_causality", "two_pieces", "linearity_in_v", "input_gate_shift")
-_WITH_GRADIENTS = ("gradient_causality", "head_permutation", "nan_in_one_head", "repeatability", "chunk_size")
+_WITH_GRADIENTS = (
+    "gradient_causality",
+    "head_permutation",
+    "nan_in_one_head",
+    "repeatability",
+    "without_last_states",
+    "chunk_size",
+)
 
 
 def relation_cases(tier: str) -> Iterator[RelationCase]:

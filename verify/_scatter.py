@@ -46,11 +46,13 @@ class Given:
         case: for the options of the call.
         arrays: by parameter.
         cotangents: by output; none: the forward pass alone.
+        last_states: whether the last state is asked for, of a subject that returns it.
     """
 
     case: Case
     arrays: Arrays
     cotangents: Arrays
+    last_states: bool = True
 
     def but(self, **arrays: np.ndarray) -> Given:
         """The same with some arrays replaced."""

@@ -16,7 +16,7 @@ from verify._backend import BackendOption
 from verify._interpreter import find_interpreter
 from verify._isolation import IsolatedSubject, Limits
 from verify._problem import make_problem
-from verify._subject import Subject
+from verify._subject import Subject, make_subject
 from verify.cli._opening import IsolateOption, open_subject
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,3 +174,16 @@ def test_a_run_records_it_and_is_gone_on_with_under_it(python, tmp_path):
         (tmp_path / "run" / "results.jsonl").write_text(results[0] + "\n")
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["environment"]["interpreter"] == str(python)
+
+
+def test_arrays_are_in_c_order_also_without_jax(monkeypatch):
+    monkeypatch.setattr("verify._subject._array_module", lambda: np)
+    orders = []
+
+    def subject(q, k, v, i, f):
+        orders.extend(array.flags.c_contiguous for array in (q, k, v, i, f))
+        return v
+
+    # Its tokens are one, repeated.
+    run_case(Case(regime="repeated", length=4), make_subject("subject", subject))
+    assert orders == [True] * 5

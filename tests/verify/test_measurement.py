@@ -56,6 +56,14 @@ def test_infinite_bound_does_not_excuse_nan():
     assert measure_one([math.nan], [1.0], [math.inf]).nonfinite == 1
 
 
+@pytest.mark.parametrize("n", [-1.0, -math.inf])
+def test_no_denominator_is_below_zero(n):
+    reference = Reference({"n": np.array([1e-50])}, {"n": np.array([1e-45])})
+    right, wrong = (measure({"n": np.array([value], np.float32)}, reference)[0] for value in (0.0, n))
+    assert (right.ratio, right.nonfinite) == (0.0, 0)
+    assert wrong.ratio > 1.0
+
+
 def test_nan_in_the_reference_is_the_suites_own_failure():
     with pytest.raises(SuiteError, match="reference of output dm_0 is NaN"):
         measure_one([1.0], [math.nan], [0.1])

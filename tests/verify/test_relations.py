@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.subjects.float32 import recurrence
 from verify import Case, Outcome, UsageError, load_subject, run_case
-from verify._case import DTYPES
+from verify._case import COTANGENTS, DTYPES
 from verify._problem import NUMPY_DTYPES, make_problem
 from verify._regimes import regime_tokens
 from verify._relation_cases import RelationCase, parse_case, relation_cases
 from verify._relations import RELATIONS, _on_grid
 from verify._run import result_record
 from verify._scatter import FLOAT32_TINY, Given, exactly, nudge, on_scale, scale_of
+from verify._subject import make_subject
 from verify._tiers import TIERS
 from verify.cli._selection import select_cases
 
@@ -92,9 +94,12 @@ BROKEN = [
     ("mixes_heads", on("nan_in_one_head", heads=2), "h"),
     ("masked_product_over_heads", on("nan_in_one_head", heads=3), "h"),
     ("counts_its_calls", on("repeatability"), "h"),
+    ("counts_its_calls_in_one_array", on("repeatability"), "h"),
     ("forgets_in_padding", on("padding"), "m_last"),
     ("writes_in_padding", on("padding"), "m_last"),
     ("drops_m_0", on("two_pieces"), "h"),
+    ("forgets_h_without_last_states", on("without_last_states"), "h"),
+    ("forgets_h_without_last_states", on("without_last_states", cotangents="all"), ""),
     ("wrong_at_edges", on("chunk_size"), "h"),
     ("wrong_at_edges", on("two_pieces", chunk_size=4), "h"),
     ("clips_v", on("linearity_in_v", initial="none"), ""),
@@ -133,6 +138,42 @@ def test_what_cannot_be_compared_has_its_own_outcome(subject, outcome, told):
     verdict = run_case(on("repeatability"), load_subject(f"tests.subjects.{subject}")).verdict
     assert verdict.outcome is outcome
     assert told in verdict.reason
+
+
+@pytest.mark.parametrize("relation", ["repeatability", "gradient_causality", "padding", "two_pieces"])
+def test_nan_in_every_gradient_is_not_taken_for_equal(relation):
+    subject = load_subject("tests.subjects.unrelated:nan_in_every_gradient")
+    verdict = run_case(on(relation, WARM, cotangents="all"), subject).verdict
+    assert verdict.outcome is Outcome.NONFINITE, verdict.reason
+
+
+def test_nan_for_nudged_inputs_does_not_widen_the_scale():
+    given_ = make_problem(SMALL).arrays["q"]
+
+    def subject(q, k, v, i, f, chunk_size=64):
+        h = recurrence(q, k, v, i, f)
+        return h * (chunk_size if (np.asarray(q) == given_).all() else np.nan)
+
+    verdict = run_case(on("chunk_size"), make_subject("nan_for_nudged", subject)).verdict
+    assert verdict.outcome is Outcome.NONFINITE, verdict.reason
+
+
+@pytest.mark.parametrize("cotangents", COTANGENTS)
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_holds_for_every_choice_of_cotangents(relation, cotangents):
+    base = dataclasses.replace(WARM, batch=2, heads=2, cotangents=cotangents)
+    if relation == "input_gate_shift":
+        base = dataclasses.replace(base, eps=0.0, norm_val=0.0)
+    if not RELATIONS[relation].asks[0](base):
+        pytest.skip("the relation says nothing of it")
+    verdict = run_case(RelationCase.on(relation, base), RECURRENCE).verdict
+    assert verdict.outcome is Outcome.PASS, verdict.reason
+
+
+def test_a_part_beyond_float16_does_not_break_linearity():
+    case = on("linearity_in_v", regime="cancellation@20", dtype="float16")
+    verdict = run_case(case, load_subject("tests.subjects.float32:chunkwise")).verdict
+    assert verdict.outcome is Outcome.PASS, verdict.reason
 
 
 @pytest.mark.parametrize(
