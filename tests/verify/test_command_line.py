@@ -35,6 +35,7 @@ def run(tmp_path, *arguments, case=TINY, subject=CORRECT):
         (CORRECT, TINY, 0, "1 planned, 1 executed: 1 pass"),
         ("tests.subjects.wrong:ignores_exp_m", Case(regime="init", length=5, dhqk=4, dhhv=4), 1, "1 inaccurate"),
         ("tests.subjects.wrong:raises", TINY, 1, "worst: MemoryError: no [bold] room"),
+        ("tests.subjects.wrong:raises_half_a_character", TINY, 1, r"worst: OSError: no kernel in \udcff.ptx"),
         ("tests.subjects.wrong:bare", Case(norm_val=2.0), 3, "1 unsupported"),
         (
             "tests.subjects.wrong:not_differentiable",
@@ -72,6 +73,7 @@ def test_repeat_line_repeats(tmp_path):
         (["--case", TINY.id.replace("ordinary", "odd")], "regime 'odd' is unknown"),
         (["-k", "nothing_has_this"], "selects none of"),
         (["--subject", "kernels"], "expected module:callable"),
+        (["--subject", "tests.subjects.wrong:unsigned"], "has no signature that can be read"),
         (["--subject", "no_such:thing"], "cannot be imported: ModuleNotFoundError"),
         (["--out", "verify"], "verify exists and is not a run"),
         (["--backend", "tpu"], "'tpu' is not one of"),
