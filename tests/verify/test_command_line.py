@@ -78,6 +78,8 @@ def test_repeat_line_repeats(tmp_path):
         (["--out", "verify"], "verify exists and is not a run"),
         (["--backend", "tpu"], "'tpu' is not one of"),
         (["--jobs", "-1"], "jobs"),
+        (["--memory", "nan"], "--memory is nan; expected a number of GiB"),
+        (["--memory", "inf"], "--memory is inf; expected a number of GiB"),
     ],
 )
 def test_bad_usage_is_2_and_starts_nothing(arguments, message, monkeypatch, capsys):
