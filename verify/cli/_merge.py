@@ -25,14 +25,19 @@ def merge(
     from verify._export import write_tables
 
     check_directory(out)
+    if out.resolve() in [path.resolve() for path in shards]:
+        raise UsageError(f"--out {out} is one of the shards, which stay as they are; expected another directory.")
     runs = _in_order({path: read_results(path) for path in shards})
     planned = _interleaved([manifest["planned"] for manifest, _ in runs])
     recorded = {result.case.id: result for _, of_shard in runs for result in of_shard}
     results = [recorded[name] for name in planned]
     manifest = {**runs[0][0], "shard": None, "planned": planned}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    (out / RESULTS).write_text("".join(json.dumps(result_record(result)) + "\n" for result in results))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (out / RESULTS).write_text("".join(json.dumps(result_record(result)) + "\n" for result in results))
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {error}.") from error
     print_summary(Console(highlight=False, markup=False), Report.of(manifest, results))
     write_tables(out, manifest, results)
 
