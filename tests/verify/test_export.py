@@ -148,6 +148,10 @@ def test_a_killed_run_has_tables_too(run, capsys):
         (lambda line: line.replace("forget@-10", "forget@-9"), " has case forget@-9.*, which was not planned"),
         (lambda line: "", " has case ordinary.* twice"),
         (lambda line: line.replace("0.5", '"long"'), ", line 2: the record is damaged: could not convert string to"),
+        (
+            lambda line: line.replace('"worst": null', '"worst": {"output": "h", "check": "rmz_z", "excess": 1}'),
+            ", line 2: the record is damaged: check 'rmz_z' is unknown",
+        ),
         (lambda line: line.replace("[]", "[3]"), ", line 2: the record is damaged: 'int' object"),
     ],
 )
