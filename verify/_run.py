@@ -127,9 +127,7 @@ class RunWriter:
         if results_of(directory) != path:
             raise UsageError(f"{results_of(directory)} is packed; gunzip it to go on with the run.")
         try:
-            content = path.read_bytes() if path.exists() else b""
-            # A line that was being written when the run was killed: its case is run again.
-            path.write_bytes(content[: content.rfind(b"\n") + 1])
+            cut_torn_line(path)
             writer.finished = {result.case.id for result in read_results(directory)[1]}
             writer._lines = path.open("a")
         except OSError as error:
@@ -349,6 +347,13 @@ def _result(path: Path, text: str, line: int) -> Result:
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"{path}, line {line}: the record is damaged: {told.rstrip('.')}.") from error
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut off a line that was being written at a kill; in place, as another kill may come. Makes the file if need be."""
+    with path.open("a+b") as lines:
+        lines.seek(0)
+        lines.truncate(lines.read().rfind(b"\n") + 1)
 
 
 def results_of(directory: Path) -> Path:

@@ -125,6 +125,21 @@ def test_line_that_is_no_object_is_refused(run):
         read_results(run)
 
 
+@pytest.mark.parametrize("torn", ["", '{"case": "torn'])
+def test_going_on_never_empties_the_records(run, monkeypatch, torn):
+    whole = (run / RESULTS).read_text()
+    (run / RESULTS).write_text(whole + torn)
+
+    def killed_while_it_writes(path, content):
+        path.open("w").close()
+        raise OSError("killed")
+
+    monkeypatch.setattr(Path, "write_bytes", killed_while_it_writes)
+    with RunWriter.resume(run) as writer:
+        assert writer.finished == {case.id for case in CASES}
+    assert (run / RESULTS).read_text() == whole
+
+
 @pytest.mark.parametrize(
     ("part", "value"),
     [

@@ -20,7 +20,7 @@ from verify._bisection._predicate import STATISTICS, Facts
 from verify._cache import definition_digest
 from verify._environment import describe_versions
 from verify._errors import UsageError
-from verify._run import differences, plain
+from verify._run import cut_torn_line, differences, plain
 from verify._verdict import Outcome, Verdict
 
 SCHEMA = 1
@@ -167,11 +167,8 @@ class Log:
 
     def _read_judged(self) -> None:
         path = self.directory / JUDGED
-        content = path.read_bytes() if path.exists() else b""
-        # A line that was being written when the search was killed: its commit is judged again.
-        whole = content[: content.rfind(b"\n") + 1]
-        path.write_bytes(whole)
-        for number, line in enumerate(whole.decode().splitlines(), 1):
+        cut_torn_line(path)
+        for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
                 judged = parse_judged(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
