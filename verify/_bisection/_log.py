@@ -85,7 +85,7 @@ def read_search(directory: Path) -> dict[str, Any]:
         raise UsageError(f"--resume {directory} is no search: it has no {SEARCH}.")
     try:
         content = json.loads(path.read_text())
-        search: dict[str, Any] = content["search"]
+        search: dict[str, Any] = dict(content["search"])
         now = _conditions()
         changed = [name for name in now if content.get(name) != now[name]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -135,7 +135,7 @@ class Log:
                 (directory / SEARCH).write_text(json.dumps(content, indent=2) + "\n")
             self._read_judged()
             self._lines = (directory / JUDGED).open("a")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{directory} cannot be read or written: {error}.") from error
 
     def __enter__(self) -> Log:
