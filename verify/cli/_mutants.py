@@ -60,8 +60,8 @@ def mutants(
             print(case.id)
         return
     check_places(chosen)
-    record = Record.open(out, resume, {"tier": tier, "backend": backend.value, "kernels": kernels_digest()})
     limits, store = given_limits(timeout, None)(), open_cache(cache)
+    record = Record.open(out, resume, {"tier": tier, "backend": backend.value, "kernels": kernels_digest()})
     jobs = jobs or min(os.cpu_count() or 1, _MOST_JOBS)
     with worker_pool(jobs) as pool:
         _execute(Trial(cases, backend, limits, References(store, pool)), record, chosen, tier, jobs)
