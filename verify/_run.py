@@ -350,7 +350,7 @@ def _result(path: Path, text: str, line: int) -> Result:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Cut off a line that was being written at a kill; in place, as another kill may come. Makes the file if need be."""
+    """Cut off a line that was being written at a kill; in place, as another may come. Makes the file if need be."""
     with path.open("a+b") as lines:
         lines.seek(0)
         lines.truncate(lines.read().rfind(b"\n") + 1)

@@ -132,11 +132,14 @@ def test_json_is_all_there_is_on_stdout(tmp_path):
 def test_interrupted_run_keeps_what_was_finished(tmp_path):
     ids = [argument for length in (5, 33, 7) for argument in ("--case", Case(length=length, dhqk=4, dhhv=4).id)]
     subject = ("--subject", "tests.subjects.wrong:interrupted_at_33")
-    done = command("run", *ids, *subject, "--out", tmp_path / "run")
+    done = command("run", *ids, *subject, "--out", tmp_path / "a run")
     assert done.returncode == 130
-    assert "interrupted: 1 of 3 cases are recorded; go on with: mlstm-verify run --resume" in done.stderr
+    assert (
+        f"interrupted: 1 of 3 cases are recorded; go on with: mlstm-verify run --resume '{tmp_path}/a run'"
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr
-    lines = (tmp_path / "run" / "results.jsonl").read_text().splitlines()
+    lines = (tmp_path / "a run" / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["outcome"] for line in lines] == ["pass"]
 
 

@@ -7,6 +7,7 @@ import datetime
 import functools
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -258,7 +259,7 @@ def _watch(steps: Iterable[tuple[str, Judged | None]], shown: Shown, directory: 
                 stderr.print(f"[{number}] {judged.status} {measured(judged, shown)} {took} {name}{why}", soft_wrap=True)
                 known = True
     except KeyboardInterrupt:
-        again = f"mlstm-verify bisect --resume {directory}"
+        again = f"mlstm-verify bisect --resume {shlex.quote(str(directory))}"
         print(f"interrupted: {number} are judged and recorded; go on with: {again}", file=sys.stderr)
         raise
 

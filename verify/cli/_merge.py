@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,8 @@ def _in_order(runs: dict[Path, Run]) -> list[Run]:
             raise UsageError(f"{path} is shard {manifest['shard']}, which does not fit beside {first['shard']}.")
         missing = len(set(manifest["planned"]) - {result.case.id for result in results})
         if missing:
-            raise UsageError(f"{path} is unfinished: {missing} cases are missing; go on with run --resume {path}.")
+            again = f"run --resume {shlex.quote(str(path))}"
+            raise UsageError(f"{path} is unfinished: {missing} cases are missing; go on with {again}.")
         numbered[number], total = path, of
     absent = [f"{number}/{total}" for number in range(1, total + 1) if number not in numbered]
     if absent:

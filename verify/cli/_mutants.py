@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -100,7 +101,8 @@ def _execute(trial: Trial, record: Record, chosen: Sequence[Mutant], tier: str, 
         record.write()
     except KeyboardInterrupt:
         print_mutants(Console(highlight=False, markup=False, stderr=True), record, chosen, tier)
-        again = f"; go on with: mlstm-verify mutants --tier {tier} --resume {record.path}" if record.path else ""
+        resume = f"mlstm-verify mutants --tier {tier} --resume {shlex.quote(str(record.path))}"
+        again = f"; go on with: {resume}" if record.path else ""
         print(f"interrupted: {len(record.of(chosen))} of {len(chosen)} mutants are done{again}", file=sys.stderr)
         raise
     finally:
