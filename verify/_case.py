@@ -22,6 +22,7 @@ MODES = {"correct": True, "constant": False}
 # What of the outputs has a cotangent, and the word for it in the id.
 COTANGENTS = {"none": "fw", "h": "vjp-h", "last": "vjp-last", "all": "vjp-all"}
 _SHAPE = re.compile(r"B(\d+)-NH(\d+)-S(\d+)-QK(\d+)-HV(\d+)-L(\d+)")
+_SIZES = ("batch", "heads", "length", "dhqk", "dhhv", "chunk_size")
 _FIELDS = ("regime", "shape", "dtype", "mode", "norm_val", "eps", "initial", "cotangents", "seed")
 
 
@@ -70,7 +71,7 @@ class Case:
             raise CaseError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}.")
         if self.cotangents not in COTANGENTS:
             raise CaseError(f"cotangents is {self.cotangents!r}; expected one of {', '.join(COTANGENTS)}.")
-        for name in ("batch", "heads", "length", "dhqk", "dhhv", "chunk_size"):
+        for name in _SIZES:
             if getattr(self, name) < 1:
                 raise CaseError(f"{name} is {getattr(self, name)}; expected at least 1.")
         for name in ("norm_val", "eps"):
@@ -78,6 +79,10 @@ class Case:
                 raise CaseError(f"{name} is {getattr(self, name)!r}; expected a finite number, at least 0.")
         if self.seed < 0:
             raise CaseError(f"seed is {self.seed}; expected at least 0.")
+        # What the tables of a run hold.
+        for name in (*_SIZES, "seed"):
+            if getattr(self, name) >= 2**63:
+                raise CaseError(f"{name} is {getattr(self, name)}; expected less than 2^63.")
 
     @property
     def shape(self) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 
 from verify._errors import UsageError
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def split_parameter(what: str, text: str, takes_parameter: dict[str, bool]) -> tuple[str, float | None]:
@@ -26,10 +29,8 @@ def split_parameter(what: str, text: str, takes_parameter: dict[str, bool]) -> t
         if at:
             raise UsageError(f"{what} {text!r} has a parameter; {name} takes none.")
         return name, None
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
+    # float() takes spaces and underscores too, which no id has.
+    number = float(value) if _NUMBER.fullmatch(value) else math.nan
     if not math.isfinite(number):
         raise UsageError(f"{what} {text!r} needs a finite number as its parameter, as in {name}@10.")
     return name, number

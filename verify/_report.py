@@ -10,6 +10,7 @@ this. The error is without a unit everywhere:
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -130,7 +131,7 @@ class Report:
         """The line that repeats a case."""
         option = "" if self.subject == DEFAULT_SUBJECT else f" --subject {self.subject}"
         interpreter = self.manifest["environment"].get("interpreter")
-        option += f" --python {interpreter}" if interpreter else ""
+        option += f" --python {shlex.quote(interpreter)}" if interpreter else ""
         return f"mlstm-verify run --case {result.case.id}{option}"
 
     @property
@@ -144,7 +145,7 @@ class Report:
         rows += [("commit", environment.get("commit") and environment["commit"] + dirty)]
         rows += [("definition", self.manifest.get("definition")), ("shard", self.manifest.get("shard"))]
         rows += [("seconds of the subject", f"{sum(result.seconds for result in self.results):.0f}")]
-        rows += [("command", " ".join(self.manifest.get("command", [])))]
+        rows += [("command", shlex.join(self.manifest.get("command", [])))]
         return [(name, legible(str(value))) for name, value in rows if value]
 
 

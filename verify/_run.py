@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 import gzip
 import json
 import math
@@ -27,7 +26,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from verify._cache import definition_digest
-from verify._calibration import thresholds
+from verify._calibration import STATISTICS, thresholds
 from verify._case import Case
 from verify._curve import Curve
 from verify._environment import describe_environment
@@ -128,9 +127,7 @@ class RunWriter:
         if results_of(directory) != path:
             raise UsageError(f"{results_of(directory)} is packed; gunzip it to go on with the run.")
         try:
-            content = path.read_bytes() if path.exists() else b""
-            # A line that was being written when the run was killed: its case is run again.
-            path.write_bytes(content[: content.rfind(b"\n") + 1])
+            cut_torn_line(path)
             writer.finished = {result.case.id for result in read_results(directory)[1]}
             writer._lines = path.open("a")
         except OSError as error:
@@ -222,7 +219,24 @@ def _measurement(entry: dict[str, Any]) -> Measurement:
     measured = _made(Measurement, entry)
     if measured.output not in thresholds()["rms_z"]:
         raise ValueError(f"output {measured.output!r} is unknown")
+    for name in ("normwise", "componentwise", "ratio", "rms_z", "largest_z", "normwise_bound"):
+        if getattr(measured, name) < 0.0:
+            raise ValueError(f"{name} is {getattr(measured, name):g}")
     return measured
+
+
+def _finding(entry: dict[str, Any]) -> Finding:
+    found = _made(Finding, entry)
+    if found.check not in ("nonfinite", "ratio", *STATISTICS):
+        raise ValueError(f"check {found.check!r} is unknown")
+    return found
+
+
+def _curve(entry: dict[str, Any]) -> Curve:
+    curve = _made(Curve, entry)
+    if len({len(part) for part in vars(curve).values()}) > 1:
+        raise ValueError("a curve has parts of several lengths")
+    return curve
 
 
 _PARSE: dict[Any, Callable[[Any], Any]] = {
@@ -234,8 +248,8 @@ _PARSE: dict[Any, Callable[[Any], Any]] = {
     tuple[int, ...]: lambda numbers: tuple(map(int, numbers)),
     tuple[float, ...]: lambda numbers: tuple(map(float, numbers)),
     dict[str, int]: lambda counts: {_text(name): int(count) for name, count in counts.items()},
-    Finding | None: _or_none(functools.partial(_made, Finding)),
-    Curve | None: _or_none(functools.partial(_made, Curve)),
+    Finding | None: _or_none(_finding),
+    Curve | None: _or_none(_curve),
     tuple[Measurement, ...]: lambda entries: tuple(map(_measurement, entries)),
 }
 
@@ -266,6 +280,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     missing = [key for key, kind in _OF_MANIFEST.items() if not isinstance(manifest.get(key, ...), kind)]
     if missing:
         raise UsageError(f"{path} is no manifest: it has no {', '.join(missing)}.")
+    if damaged := _misfits(manifest):
+        raise UsageError(f"{path} is damaged: {', '.join(damaged)} is missing or of another type.")
     try:
         datetime.datetime.fromisoformat(manifest["started"])
     except ValueError as error:
@@ -280,6 +296,24 @@ _OF_MANIFEST: dict[str, Any] = {
     "environment": dict,
     "planned": list | None,
 }
+_OF_ENVIRONMENT = ("backend", "device", "driver", "commit", "platform", "python", "interpreter")
+
+
+def _misfits(manifest: dict[str, Any]) -> list[str]:
+    """What should hold texts, or nothing, and does not; or is not there."""
+    environment = manifest["environment"]
+    packages = environment.get("packages", {})
+    wrong = [name for name in ("backend", "device") if name not in environment]
+    wrong += [name for name in _OF_ENVIRONMENT if not isinstance(environment.get(name), str | None)]
+    if not isinstance(packages, dict) or not all(isinstance(version, str | None) for version in packages.values()):
+        wrong.append("packages")
+    if not isinstance(manifest.get("shard"), str | None):
+        wrong.append("shard")
+    for name in ("planned", "command"):
+        texts = manifest.get(name) or []
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            wrong.append(name)
+    return wrong
 
 
 def read_results(directory: Path, *, unfinished: bool = False) -> tuple[dict[str, Any], list[Result]]:
@@ -313,6 +347,13 @@ def _result(path: Path, text: str, line: int) -> Result:
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"{path}, line {line}: the record is damaged: {told.rstrip('.')}.") from error
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut off a line that was being written at a kill; in place, as another may come. Makes the file if need be."""
+    with path.open("a+b") as lines:
+        lines.seek(0)
+        lines.truncate(lines.read().rfind(b"\n") + 1)
 
 
 def results_of(directory: Path) -> Path:

@@ -150,7 +150,7 @@ class Subject(Signature):
                 found = check_relation(case, problem, lambda given: self.call(given.case, given))
                 return Execution({}, None, time.perf_counter() - start, found=found)
             outputs = self.call(case, problem)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return Execution({}, _failure(error), time.perf_counter() - start)
         exposed = self._stages_or_error(case, problem) if stages else None
         return Execution(outputs, None, time.perf_counter() - start, stages=exposed)
@@ -159,7 +159,7 @@ class Subject(Signature):
         # What fails here is no failure of the subject.
         try:
             return self.call_stages(case, problem)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return {"error": f"{type(error).__name__}: {error}"[:300]}
 
     def call(self, case: Case, problem: Problem | Given) -> dict[str, np.ndarray]:
@@ -236,12 +236,14 @@ def _array_module() -> ModuleType:
     return importlib.import_module("numpy" if importlib.util.find_spec("jax") is None else "jax.numpy")
 
 
-def _failure(error: Exception) -> Verdict:
+def _failure(error: Exception | SystemExit) -> Verdict:
     # Compilers put megabytes into a message; the end of the traceback tells where.
     tail = "".join(traceback.format_exception(error))[-2000:]
     told = isinstance(error, VJPError | ChangedInputsError)
     summary = (str(error) if told else f"{type(error).__name__}: {error}")[:300]
-    return Verdict(_outcome(error), f"{summary}\n{tail}")
+    # Half characters, as of a file name that is no UTF-8, fit in no table and no program.
+    reason = f"{summary}\n{tail}".encode(errors="backslashreplace").decode()
+    return Verdict(_outcome(error), reason)
 
 
 def _outcome(error: BaseException) -> Outcome:
@@ -340,7 +342,7 @@ def load_subject(name: str, keywords: Mapping[str, Any] | None = None) -> Subjec
         sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"subject {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     subject = make_subject(name, function)
     if not keywords:
@@ -355,11 +357,14 @@ def make_subject(name: str, function: Callable[..., Any]) -> Subject:
     """The subject that a callable is.
 
     Raises:
-        UsageError: if it is no callable that takes q, k, v, i and f.
+        UsageError: if it is no callable with a signature that takes q, k, v, i and f.
     """
     if not callable(function):
         raise UsageError(f"subject {name!r} is a {type(function).__name__}; expected a callable.")
-    subject = Subject(name, function, _parameters(function))
+    try:
+        subject = Subject(name, function, _parameters(function))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"subject {name!r} has no signature that can be read: {error}.") from error
     missing = [parameter for parameter in ("q", "k", "v", "i", "f") if not subject.accepts(parameter)]
     if missing:
         raise UsageError(f"subject {name!r} has no parameter {', '.join(missing)}; expected the seed's q, k, v, i, f.")

@@ -120,6 +120,8 @@ def assert_verified(
         AssertionError: how many failed, the worst first, each with id, outcome and reason, and what repeats the worst.
         UsageError: for a kernel, a tier or a case that cannot be, or no case at all.
     """
+    if jobs < 0:
+        raise UsageError(f"jobs is {jobs}; expected at least 0.")
     chosen = matrix(tier, k=k, gradients=gradients, seed=seed) if cases is None else _given(cases)
     with _open_subject(kernel, isolate=isolate) as subject:
         results = _run(subject, chosen, jobs, cache)
@@ -134,8 +136,12 @@ def assert_verified(
 
 
 def _given(cases: Sequence[Case | str]) -> list[Case]:
+    if isinstance(cases, str | Case):
+        raise UsageError(f"cases is {cases!r}; expected a list of cases or ids.")
     if not cases:
         raise UsageError("cases is empty; expected at least one case or id.")
+    if wrong := [case for case in cases if not isinstance(case, str | Case)]:
+        raise UsageError(f"a case is {wrong[0]!r}; expected a Case or its id.")
     return [parse_case(case) if isinstance(case, str) else case for case in cases]
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,27 @@ def returns_text(q, k, v, i, f):
 
 def raises(q, k, v, i, f):
     raise MemoryError("no [bold] room for " + "x" * 10_000)
+
+
+def raises_half_a_character(q, k, v, i, f):
+    """As Python names a file whose name is no UTF-8."""
+    raise OSError("no kernel in \udcff.ptx")
+
+
+def exits(q, k, v, i, f):
+    sys.exit(0)
+
+
+class Unsigned:
+    """A callable of which Python cannot tell the signature."""
+
+    __signature__ = "none"
+
+    def __call__(self, q, k, v, i, f):
+        return mlstm(q, k, v, i, f)
+
+
+unsigned = Unsigned()
 
 
 def bare(q, k, v, i, f):

@@ -325,10 +325,21 @@ def test_a_damaged_log_is_named(search, bisect, tmp_path):
     (log / "judged.jsonl").write_text(kept.replace('"status": "bad"', '"status": "odd"'))
     code, _, err = bisect("--resume", log)
     assert (code, "judged.jsonl, line 2: the record is damaged" in err) == (2, True)
+    (log / "judged.jsonl").write_bytes(kept.encode().replace(b'"status": "bad"', b'"status": "b\xffd"'))
+    code, _, err = bisect("--resume", log)
+    assert (code, "cannot be read or written: 'utf-8' codec" in err) == (2, True)
     (log / "judged.jsonl").write_text(kept.replace('"numpy": "', '"numpy": "0').splitlines()[0] + "\n")
     code, _, err = bisect("--resume", log)
     assert (code, "is of another environment: numpy was 0" in err) == (2, True)
-    (log / "search.json").write_text((log / "search.json").read_text().replace('"schema": 1', '"schema": 0'))
+    whole = (log / "search.json").read_text()
+    for old, new, told in (
+        ('"first-parent"', '"last-parent"', "its search has no first-parent"),
+        ('"backend": "auto"', '"backend": "autp"', "backend 'autp' is unknown"),
+    ):
+        (log / "search.json").write_text(whole.replace(old, new))
+        code, _, err = bisect("--resume", log)
+        assert (code, f"search.json is damaged: {told}" in err) == (2, True), err
+    (log / "search.json").write_text(whole.replace('"schema": 1', '"schema": 0'))
     code, _, err = bisect("--resume", log)
     assert (code, "is of a search under other conditions: schema was 0, is 1" in err) == (2, True)
 

@@ -52,6 +52,8 @@ GOOD = Case().id
         ("ordinary", "ordinry", "regime 'ordinry' is unknown; expected one of ordinary, init"),
         ("ordinary", "forget", "regime 'forget' needs a finite number"),
         ("ordinary", "forget@inf", "regime 'forget@inf' needs a finite number"),
+        ("ordinary", "forget@ 10", "regime 'forget@ 10' needs a finite number"),
+        ("ordinary", "forget@1_0", "regime 'forget@1_0' needs a finite number"),
         ("ordinary", "init@3", "regime 'init@3' has a parameter; init takes none"),
         ("S64", "S6x", "shape is 'B1-NH1-S6x-QK64-HV64-L64'; expected B1-NH1"),
         ("S64", "S0", "length is 0; expected at least 1"),
@@ -62,6 +64,8 @@ GOOD = Case().id
         ("eps1e-06", "eps.", "eps is 'eps.'; expected eps and a number"),
         ("eps1e-06", "eps-1", "eps is 'eps-1'; expected eps and a number"),
         ("none", "cold", "initial state 'cold' is unknown; expected one of none, warm@NUMBER, empty@NUMBER"),
+        ("seed0", f"seed{2**63}", f"seed is {2**63}; expected less than 2\\^63"),
+        ("-L64", f"-L{2**64}", f"chunk_size is {2**64}; expected less than 2\\^63"),
         ("seed0", "seed-1", "seed is 'seed-1'; expected seed and a number"),
         (":fw", ":back", "cotangents is 'back'; expected one of fw, vjp-h, vjp-last, vjp-all"),
         # An id from before cases had cotangents.

@@ -35,6 +35,7 @@ def run(tmp_path, *arguments, case=TINY, subject=CORRECT):
         (CORRECT, TINY, 0, "1 planned, 1 executed: 1 pass"),
         ("tests.subjects.wrong:ignores_exp_m", Case(regime="init", length=5, dhqk=4, dhhv=4), 1, "1 inaccurate"),
         ("tests.subjects.wrong:raises", TINY, 1, "worst: MemoryError: no [bold] room"),
+        ("tests.subjects.wrong:raises_half_a_character", TINY, 1, r"worst: OSError: no kernel in \udcff.ptx"),
         ("tests.subjects.wrong:bare", Case(norm_val=2.0), 3, "1 unsupported"),
         (
             "tests.subjects.wrong:not_differentiable",
@@ -72,10 +73,13 @@ def test_repeat_line_repeats(tmp_path):
         (["--case", TINY.id.replace("ordinary", "odd")], "regime 'odd' is unknown"),
         (["-k", "nothing_has_this"], "selects none of"),
         (["--subject", "kernels"], "expected module:callable"),
+        (["--subject", "tests.subjects.wrong:unsigned"], "has no signature that can be read"),
         (["--subject", "no_such:thing"], "cannot be imported: ModuleNotFoundError"),
         (["--out", "verify"], "verify exists and is not a run"),
         (["--backend", "tpu"], "'tpu' is not one of"),
         (["--jobs", "-1"], "jobs"),
+        (["--memory", "nan"], "--memory is nan; expected a number of GiB"),
+        (["--memory", "inf"], "--memory is inf; expected a number of GiB"),
     ],
 )
 def test_bad_usage_is_2_and_starts_nothing(arguments, message, monkeypatch, capsys):
@@ -128,11 +132,14 @@ def test_json_is_all_there_is_on_stdout(tmp_path):
 def test_interrupted_run_keeps_what_was_finished(tmp_path):
     ids = [argument for length in (5, 33, 7) for argument in ("--case", Case(length=length, dhqk=4, dhhv=4).id)]
     subject = ("--subject", "tests.subjects.wrong:interrupted_at_33")
-    done = command("run", *ids, *subject, "--out", tmp_path / "run")
+    done = command("run", *ids, *subject, "--out", tmp_path / "a run")
     assert done.returncode == 130
-    assert "interrupted: 1 of 3 cases are recorded; go on with: mlstm-verify run --resume" in done.stderr
+    assert (
+        f"interrupted: 1 of 3 cases are recorded; go on with: mlstm-verify run --resume '{tmp_path}/a run'"
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr
-    lines = (tmp_path / "run" / "results.jsonl").read_text().splitlines()
+    lines = (tmp_path / "a run" / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["outcome"] for line in lines] == ["pass"]
 
 

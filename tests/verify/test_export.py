@@ -60,9 +60,11 @@ def manifest(cases=CASES, **others):
 
 @pytest.fixture
 def run(tmp_path):
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest()))
-    (tmp_path / RESULTS).write_text("".join(json.dumps(result_record(result)) + "\n" for result in RECORDED))
-    return tmp_path
+    directory = tmp_path / "a run"
+    directory.mkdir()
+    (directory / MANIFEST).write_text(json.dumps(manifest()))
+    (directory / RESULTS).write_text("".join(json.dumps(result_record(result)) + "\n" for result in RECORDED))
+    return directory
 
 
 def rows(directory, name):
@@ -137,7 +139,7 @@ def test_a_killed_run_has_tables_too(run, capsys):
     assert [row["case"] for row in rows(run, "results")] == [CASES[0].id, CASES[1].id]
     told = capsys.readouterr()
     assert "results.parquet: 2 rows" in told.out
-    assert "1 planned cases are not recorded; go on with run --resume" in told.err
+    assert f"1 planned cases are not recorded; go on with run --resume '{run}'\n" in told.err
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,10 @@ def test_a_killed_run_has_tables_too(run, capsys):
         (lambda line: line.replace("forget@-10", "forget@-9"), " has case forget@-9.*, which was not planned"),
         (lambda line: "", " has case ordinary.* twice"),
         (lambda line: line.replace("0.5", '"long"'), ", line 2: the record is damaged: could not convert string to"),
+        (
+            lambda line: line.replace('"worst": null', '"worst": {"output": "h", "check": "rmz_z", "excess": 1}'),
+            ", line 2: the record is damaged: check 'rmz_z' is unknown",
+        ),
         (lambda line: line.replace("[]", "[3]"), ", line 2: the record is damaged: 'int' object"),
     ],
 )

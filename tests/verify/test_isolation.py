@@ -215,6 +215,16 @@ def test_in_this_process_if_asked(monkeypatch):
         assert subject.function is deadly
 
 
+def test_in_this_process_too_an_exit_is_a_crash(tmp_path, monkeypatch):
+    verdict = run_case(case_of(20), load_subject("tests.subjects.wrong:exits")).verdict
+    assert verdict.outcome is Outcome.CRASH
+    assert verdict.reason.startswith("SystemExit: 0\n")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="subject 'exits:f' cannot be imported: SystemExit: 0"):
+        load_subject("exits:f")
+
+
 def test_a_cotangent_is_an_input():
     case = replace(case_of(20), cotangents="h")
     verdict = run_case(case, load_subject("tests.subjects.deadly:overwrites_the_cotangent")).verdict

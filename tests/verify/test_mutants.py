@@ -239,6 +239,7 @@ def test_a_place_that_is_not_there_is_told_before_anything_runs(mutants, tmp_pat
         (["--timeout", "0"], "--timeout is 0"),
         (["--out", "verify"], "--out verify exists"),
         (["--out", "no/such/file"], "which is no directory"),
+        (["--out", "/proc/mutants.json"], "/proc/mutants.json cannot be written"),
         (["--resume", "pyproject.toml"], "is no file of mutants"),
         (["--resume", "no.json"], "is no file of mutants: FileNotFoundError"),
         (["--resume", "a.json", "--out", "b.json"], "--out b.json cannot be given"),
@@ -258,6 +259,17 @@ def test_a_file_of_other_kernels_is_not_gone_on_with(mutants, tmp_path):
     path.write_text(json.dumps({"conditions": conditions, "environment": {}, "mutants": []}))
     code, _, err = mutants("--resume", path)
     assert (code, "is of another kernels; run the mutants anew" in err) == (2, True)
+
+
+def test_a_file_without_its_environment_is_damaged(mutants, tmp_path):
+    path = tmp_path / "out.json"
+    code, _, _ = mutants("--out", path)
+    assert code == 0
+    document = json.loads(path.read_text())
+    del document["environment"]
+    path.write_text(json.dumps(document))
+    code, _, err = mutants("--resume", path)
+    assert (code, "is no file of mutants: KeyError: 'environment'" in " ".join(err.split())) == (2, True)
 
 
 def test_list_cases(mutants, monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tests.verify.synthetic_run import CURVE, manifest, measured, result, write_run
+from tests.verify.synthetic_run import CURVE, ENVIRONMENT, manifest, measured, result, write_run
 from verify import Case, UsageError
 from verify._relation_cases import RelationCase
 from verify._report import Conclusion, Report, told
@@ -214,3 +214,11 @@ def test_findings_in_words():
     assert told(NAN.verdict.worst) == "h is not finite"
     assert told(BAD.verdict.worst) == "h: error 8 times its bound"
     assert told(result(Case(), measured("dq", largest_z=1e9)).verdict.worst).startswith("dq: largest z ")
+
+
+def test_lines_to_be_repeated_are_quoted():
+    case = Case()
+    environment = {**ENVIRONMENT, "interpreter": "/my venv/python"}
+    report = Report.of(manifest(case, environment=environment, command=["run", "-k", "a or b"]), [result(case)])
+    assert report.repeat(report.results[0]).endswith(" --subject s:f --python '/my venv/python'")
+    assert dict(report.environment)["command"] == "run -k 'a or b'"

@@ -135,6 +135,13 @@ def test_shards_are_put_together(whole, tmp_path):
     for name in ("measurements.parquet", "curves.parquet"):
         assert (tmp_path / "merged" / name).read_bytes() == (whole / name).read_bytes()
 
+    before = (tmp_path / "1" / MANIFEST).read_text()
+    (tmp_path / "file").write_text("")
+    for out, told in (("1", "is one of the shards"), ("file/merged", "cannot be written")):
+        code, _, err = finish("merge", *(tmp_path / name for name in "123"), "--out", tmp_path / out)
+        assert (code, told in " ".join(err.split())) == (2, True), err
+    assert (tmp_path / "1" / MANIFEST).read_text() == before
+
     for which, told in (("12", "shard 3/3 is missing"), ("113", "")):
         code, _, err = finish("merge", *(tmp_path / name for name in which), "--out", tmp_path / f"not{which}")
         assert code == 2

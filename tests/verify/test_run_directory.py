@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +122,60 @@ def test_other_schema_is_refused(run):
 def test_line_that_is_no_object_is_refused(run):
     (run / RESULTS).write_text("[1]\n")
     with pytest.raises(UsageError, match="line 1: expected a JSON object, got a list"):
+        read_results(run)
+
+
+@pytest.mark.parametrize("torn", ["", '{"case": "torn'])
+def test_going_on_never_empties_the_records(run, monkeypatch, torn):
+    whole = (run / RESULTS).read_text()
+    (run / RESULTS).write_text(whole + torn)
+
+    def killed_while_it_writes(path, content):
+        path.open("w").close()
+        raise OSError("killed")
+
+    monkeypatch.setattr(Path, "write_bytes", killed_while_it_writes)
+    with RunWriter.resume(run) as writer:
+        assert writer.finished == {case.id for case in CASES}
+    assert (run / RESULTS).read_text() == whole
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("command", [3]),
+        ("planned", [[CASES[0].id]]),
+        ("shard", 1),
+        ("packages", "none"),
+        ("packages", {"jax": 1}),
+        ("commit", ["abc"]),
+        ("device", None),
+    ],
+)
+def test_a_manifest_of_other_types_is_damaged(run, part, value):
+    manifest = json.loads((run / MANIFEST).read_text())
+    if part == "device":
+        del manifest["environment"]["device"]
+    else:
+        (manifest if part in manifest else manifest["environment"])[part] = value
+    (run / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=f"{MANIFEST} is damaged: {part} is missing or of another type"):
+        read_results(run)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"normwise_bound": ', '"normwise_bound": -', "normwise_bound is -"),
+        ('"noise": [', '"noise": [0.5, ', "a curve has parts of several lengths"),
+    ],
+)
+def test_a_measurement_that_cannot_be_is_damage(run, old, new, told):
+    text = (run / RESULTS).read_text()
+    damaged = re.sub(rf"{re.escape(old)}(?=[\d])", new, text, count=1)
+    assert damaged != text
+    (run / RESULTS).write_text(damaged)
+    with pytest.raises(UsageError, match=f"{RESULTS}, line 1: the record is damaged: {told}"):
         read_results(run)
 
 

@@ -49,6 +49,7 @@ def test_expression_that_does_not_parse(expression):
 def test_ids_replace_the_tier():
     case = Case(length=7)
     assert select_cases("smoke", [case.id], None) == [case]
+    assert select_cases("smoke", [case.id, Case().id, case.id], None) == [case, Case()]
 
 
 def test_unknown_tier():

@@ -20,7 +20,7 @@ from verify._bisection._predicate import STATISTICS, Facts
 from verify._cache import definition_digest
 from verify._environment import describe_versions
 from verify._errors import UsageError
-from verify._run import differences, plain
+from verify._run import cut_torn_line, differences, plain
 from verify._verdict import Outcome, Verdict
 
 SCHEMA = 1
@@ -85,7 +85,7 @@ def read_search(directory: Path) -> dict[str, Any]:
         raise UsageError(f"--resume {directory} is no search: it has no {SEARCH}.")
     try:
         content = json.loads(path.read_text())
-        search: dict[str, Any] = content["search"]
+        search: dict[str, Any] = dict(content["search"])
         now = _conditions()
         changed = [name for name in now if content.get(name) != now[name]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -135,7 +135,7 @@ class Log:
                 (directory / SEARCH).write_text(json.dumps(content, indent=2) + "\n")
             self._read_judged()
             self._lines = (directory / JUDGED).open("a")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{directory} cannot be read or written: {error}.") from error
 
     def __enter__(self) -> Log:
@@ -167,11 +167,8 @@ class Log:
 
     def _read_judged(self) -> None:
         path = self.directory / JUDGED
-        content = path.read_bytes() if path.exists() else b""
-        # A line that was being written when the search was killed: its commit is judged again.
-        whole = content[: content.rfind(b"\n") + 1]
-        path.write_bytes(whole)
-        for number, line in enumerate(whole.decode().splitlines(), 1):
+        cut_torn_line(path)
+        for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
                 judged = parse_judged(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:

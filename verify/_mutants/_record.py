@@ -56,7 +56,10 @@ class Record:
             raise UsageError(f"--out {out} exists; --resume {out} goes on with it.")
         if out is not None and not out.absolute().parent.is_dir():
             raise UsageError(f"--out {out} would be in {out.absolute().parent}, which is no directory.")
-        return cls(out, conditions)
+        made = cls(out, conditions)
+        # Hours may pass before the first mutant is known.
+        made.write()
+        return made
 
     @classmethod
     def _read(cls, path: Path, conditions: dict[str, Any]) -> Record:
@@ -64,6 +67,7 @@ class Record:
             document = json.loads(path.read_text())
             changed = [name for name, value in conditions.items() if document["conditions"][name] != value]
             known = [(entry["planted"], _fate(entry["fate"])) for entry in document["mutants"]]
+            environment = dict(document["environment"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"--resume {path} is no file of mutants: {type(error).__name__}: {error}.") from error
         if changed:
@@ -71,7 +75,7 @@ class Record:
         planted = {mutant.name: _planted(mutant) for mutant in CATALOGUE}
         # One that has changed since is run again.
         fates = {fate.name: fate for was, fate in known if planted.get(fate.name) == was}
-        return cls(path, conditions, fates, environment=document["environment"])
+        return cls(path, conditions, fates, environment=environment)
 
     def add(self, fate: Fate) -> None:
         """Of one mutant more; what was said of the control holds no longer."""
@@ -83,7 +87,7 @@ class Record:
         return [self.fates[mutant.name] for mutant in chosen if mutant.name in self.fates]
 
     def write(self) -> None:
-        """All of it, at once, in the place of what the file had."""
+        """All of it, at once, in the place of what the file had; UsageError if it cannot be."""
         if self.path is None:
             return
         document = {
@@ -98,8 +102,11 @@ class Record:
             ],
         }
         part = self.path.with_name(f"{self.path.name}.part")
-        part.write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
-        part.replace(self.path)
+        try:
+            part.write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
+            part.replace(self.path)
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be written: {error}.") from error
 
 
 def _planted(mutant: Mutant) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import datetime
 import functools
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +20,7 @@ from rich.text import Text
 from verify._backend import BackendOption
 from verify._bisection._commits import Code, CommitSearch, Question
 from verify._bisection._environments import interpreters, parse_interpreters
-from verify._bisection._log import JUDGED, PICTURE, Judged, Log, check_new, read_search
+from verify._bisection._log import JUDGED, PICTURE, SEARCH, Judged, Log, check_new, read_search
 from verify._bisection._picture import draw
 from verify._bisection._points import VERSIONED, Axis, check_points, judge_points, points
 from verify._bisection._predicate import DEFAULT, Predicate, Shown
@@ -120,6 +121,10 @@ def bisect(
                 told = f"--resume {resume} goes on with that search; {', '.join(wrong)} cannot be given."
                 raise UsageError(told)
             directory, search = resume, read_search(resume)
+            if lost := [name for name in (*given, "beside") if name not in search]:
+                raise UsageError(f"{resume / SEARCH} is damaged: its search has no {', '.join(lost)}.")
+            if search["backend"] not in list(BackendOption):
+                raise UsageError(f"{resume / SEARCH} is damaged: backend {search['backend']!r} is unknown.")
         way = _search_repository if search["repo"] else _search_axes
         raise typer.Exit(way(search, directory, open_cache(cache), as_json=as_json))
 
@@ -254,7 +259,7 @@ def _watch(steps: Iterable[tuple[str, Judged | None]], shown: Shown, directory: 
                 stderr.print(f"[{number}] {judged.status} {measured(judged, shown)} {took} {name}{why}", soft_wrap=True)
                 known = True
     except KeyboardInterrupt:
-        again = f"mlstm-verify bisect --resume {directory}"
+        again = f"mlstm-verify bisect --resume {shlex.quote(str(directory))}"
         print(f"interrupted: {number} are judged and recorded; go on with: {again}", file=sys.stderr)
         raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,4 +21,5 @@ def export(run: Annotated[Path, typer.Argument(help="Run directory, of an interr
         print(f"{path}: {rows} rows")
     missing = len(manifest["planned"]) - len(results)
     if missing:
-        print(f"notice: {missing} planned cases are not recorded; go on with run --resume {run}", file=sys.stderr)
+        again = f"run --resume {shlex.quote(str(run))}"
+        print(f"notice: {missing} planned cases are not recorded; go on with {again}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,14 +26,19 @@ def merge(
     from verify._export import write_tables
 
     check_directory(out)
+    if out.resolve() in [path.resolve() for path in shards]:
+        raise UsageError(f"--out {out} is one of the shards, which stay as they are; expected another directory.")
     runs = _in_order({path: read_results(path) for path in shards})
     planned = _interleaved([manifest["planned"] for manifest, _ in runs])
     recorded = {result.case.id: result for _, of_shard in runs for result in of_shard}
     results = [recorded[name] for name in planned]
     manifest = {**runs[0][0], "shard": None, "planned": planned}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    (out / RESULTS).write_text("".join(json.dumps(result_record(result)) + "\n" for result in results))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (out / RESULTS).write_text("".join(json.dumps(result_record(result)) + "\n" for result in results))
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {error}.") from error
     print_summary(Console(highlight=False, markup=False), Report.of(manifest, results))
     write_tables(out, manifest, results)
 
@@ -55,7 +61,8 @@ def _in_order(runs: dict[Path, Run]) -> list[Run]:
             raise UsageError(f"{path} is shard {manifest['shard']}, which does not fit beside {first['shard']}.")
         missing = len(set(manifest["planned"]) - {result.case.id for result in results})
         if missing:
-            raise UsageError(f"{path} is unfinished: {missing} cases are missing; go on with run --resume {path}.")
+            again = f"run --resume {shlex.quote(str(path))}"
+            raise UsageError(f"{path} is unfinished: {missing} cases are missing; go on with {again}.")
         numbered[number], total = path, of
     absent = [f"{number}/{total}" for number in range(1, total + 1) if number not in numbered]
     if absent:

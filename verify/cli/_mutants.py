@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -60,8 +61,8 @@ def mutants(
             print(case.id)
         return
     check_places(chosen)
-    record = Record.open(out, resume, {"tier": tier, "backend": backend.value, "kernels": kernels_digest()})
     limits, store = given_limits(timeout, None)(), open_cache(cache)
+    record = Record.open(out, resume, {"tier": tier, "backend": backend.value, "kernels": kernels_digest()})
     jobs = jobs or min(os.cpu_count() or 1, _MOST_JOBS)
     with worker_pool(jobs) as pool:
         _execute(Trial(cases, backend, limits, References(store, pool)), record, chosen, tier, jobs)
@@ -100,7 +101,8 @@ def _execute(trial: Trial, record: Record, chosen: Sequence[Mutant], tier: str, 
         record.write()
     except KeyboardInterrupt:
         print_mutants(Console(highlight=False, markup=False, stderr=True), record, chosen, tier)
-        again = f"; go on with: mlstm-verify mutants --tier {tier} --resume {record.path}" if record.path else ""
+        resume = f"mlstm-verify mutants --tier {tier} --resume {shlex.quote(str(record.path))}"
+        again = f"; go on with: {resume}" if record.path else ""
         print(f"interrupted: {len(record.of(chosen))} of {len(chosen)} mutants are done{again}", file=sys.stderr)
         raise
     finally:

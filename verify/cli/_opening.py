@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence, Sized
 from enum import StrEnum
@@ -50,8 +51,10 @@ def given_limits(timeout: float, memory: float | None) -> Callable[[], Limits]:
     """Makes the limits of --timeout and --memory, in seconds and GiB, of the machine that it is called on.
 
     Raises:
-        UsageError: at once, for a limit that is not positive.
+        UsageError: at once, for a limit that is not positive, or a memory that is not finite.
     """
+    if memory is not None and not math.isfinite(memory * 2**30):
+        raise UsageError(f"--memory is {memory:g}; expected a number of GiB, more than 0.")
     limits = functools.partial(Limits, timeout, **({} if memory is None else {"memory": int(memory * 2**30)}))
     limits()
     return limits

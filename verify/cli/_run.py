@@ -7,6 +7,7 @@ import datetime
 import functools
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -240,7 +241,8 @@ def _execute(writer: RunWriter, cases: Iterable[Case], subject: OpenSubject, job
                     print(f"{told} {result.seconds:.1f}s {case.id}", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
             done = f"interrupted: {len(writer.finished)} of {total or 'endless'} cases are recorded"
-            again = f"; go on with: mlstm-verify run --resume {writer.directory}{_where(subject)}" if total else ""
+            resume = f"mlstm-verify run --resume {shlex.quote(str(writer.directory))}{_where(subject)}"
+            again = f"; go on with: {resume}" if total else ""
             print(done + again, file=sys.stderr)
             raise
         writer.put_in_order()

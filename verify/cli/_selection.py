@@ -35,7 +35,7 @@ def select_cases(
 
     Args:
         tier: used if no ids are given.
-        ids: case ids.
+        ids: case ids; one that is given again is one case.
         expression: parts of ids joined by and, or, not and parentheses; None keeps all.
         gradients: False makes the forward pass alone of every case that is selected.
         seed: of the tier's cases; None is 0. An id has its own.
@@ -48,7 +48,7 @@ def select_cases(
         raise UsageError(f"--tier {tier} has no end of cases; it is for mlstm-verify run, and list cases.")
     if ids and seed is not None:
         raise UsageError(f"--seed {seed} is for a tier; a case id ends with its own seed.")
-    cases = [parse_case(text) for text in ids] or TIERS[tier].cases(seed or 0)
+    cases = list(each_once(parse_case(text) for text in ids)) or TIERS[tier].cases(seed or 0)
     if expression is not None:
         matches = Expression(expression)
         selected = [case for case in cases if matches(case.id)]
