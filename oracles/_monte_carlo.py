@@ -254,7 +254,8 @@ class MonteCarlo:
         if len(value) > 1:
             with np.errstate(invalid="ignore", over="ignore"):
                 margin = left - right
-                near = np.abs(margin[0]) < _NEAR * np.sqrt(np.mean((margin[1:] - margin[0]) ** 2, axis=0))
+                # A tie, too, may go either way.
+                near = np.abs(margin[0]) <= _NEAR * np.sqrt(np.mean((margin[1:] - margin[0]) ** 2, axis=0))
             value[self._flushing, near] = 1.0 - value[0, near]
         return Replicas(value, self)
 

@@ -6,7 +6,10 @@ value. With the unit u of gates or of accumulation and the underflow threshold t
 
     x + y:   e = e_x + e_y + u s,  s = s_x + s_y         x y:  e = |x| e_y + |y| e_x + e_x e_y + u s + t
     exp(x):  e = e^x (expm1(e_x) + u (4 + 2|x|)) + t     max:  e = the larger of both, where both may win
-    x / y:   e = (e_x + |x/y| e_y) / (y - e_y) + 4 u |x/y| + t (1 + |x|)
+    x / y:   e = (e_x + |x/y| e_y) / least(y) + 4 u |x/y| + t (1 + |x|)
+
+least(y) is y - e_y, but of a maximum the larger of what its arguments are at least: max(|q.n|, exp(-m)) is not near 0
+where rounding may carry q.n there.
 
 Sums are charged by size, not by value: cancellation in one order says nothing of another. The order is
 that of the form, token after token. A term that a chunkwise kernel adds to others of its chunk in an
@@ -37,14 +40,15 @@ from oracles._precision import Precision
 class Bounded:
     """An array of numbers (x, e, s), see the head of this module, that know their units.
 
-    ``gate`` says whether they are a sum of log gates; what is made of one by + - max is one too.
+    ``gate`` says whether they are a sum of log gates; what is made of one by + - max is one too. ``low`` is what they
+    are at least, where more is known of it than x - e.
     """
 
-    __slots__ = ("e", "gate", "precision", "s", "x")
+    __slots__ = ("e", "gate", "low", "precision", "s", "x")
 
-    def __init__(self, x: Any, e: Any, s: Any, precision: Precision, gate: bool = False) -> None:
+    def __init__(self, x: Any, e: Any, s: Any, precision: Precision, gate: bool = False, low: Any = None) -> None:
         self.x, self.e, self.s = x, e, s
-        self.precision, self.gate = precision, gate
+        self.precision, self.gate, self.low = precision, gate, low
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,12 +60,22 @@ class Bounded:
         return self.precision.gates if self.gate else self.precision.accumulation
 
     def __getitem__(self, index: Any) -> Bounded:
-        return Bounded(self.x[index], self.e[index], self.s[index], self.precision, self.gate)
+        low = None if self.low is None else self.low[index]
+        return Bounded(self.x[index], self.e[index], self.s[index], self.precision, self.gate, low)
+
+    @property
+    def least(self) -> Any:
+        """What rounding leaves of them at least."""
+        with np.errstate(invalid="ignore"):
+            return self.x - self.e if self.low is None else np.fmax(self.low, self.x - self.e)
 
     def __add__(self, other: Bounded) -> Bounded:
         size = self.s + other.s
         result = Bounded(self.x + other.x, self.e + other.e, size, self.precision, self.gate or other.gate)
         result.e = result.e + result.unit * _finite(size)
+        if self.low is not None:
+            with np.errstate(invalid="ignore"):
+                result.low = self.least + other.least - result.unit * _finite(size)
         return result
 
     def __sub__(self, other: Bounded) -> Bounded:
@@ -137,7 +151,10 @@ class RunningError:
         with np.errstate(invalid="ignore"):
             x_loses, y_loses = x.x + x.e < y.x - y.e, y.x + y.e < x.x - x.e
         e = np.maximum(np.where(x_loses, 0.0, x.e), np.where(y_loses, 0.0, y.e))
-        return self._number(value, e, np.abs(value), x.gate or y.gate)
+        result = self._number(value, e, np.abs(value), x.gate or y.gate)
+        if not result.gate:
+            result.low = np.fmax(x.least, y.least)
+        return result
 
     def absolute(self, x: Bounded) -> Bounded:
         return self._number(np.abs(x.x), x.e, x.s)
@@ -172,8 +189,7 @@ class RunningError:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             value = np.where(x.x == 0.0, 0.0, x.x / y.x)
             size = np.abs(value)
-            smallest = y.x - y.e
-            e = np.where(smallest > 0.0, (x.e + size * y.e) / smallest, np.inf)
+            e = np.where(y.least > 0.0, (x.e + size * y.e) / y.least, np.inf)
             # A denominator beyond the format, or made of what was, counts as infinite; h = 0 is then off by |h| itself.
             beyond = (y.x > self.precision.huge) | (np.isinf(y.e) & (y.x > np.sqrt(self.precision.huge)))
             e = np.where(beyond, size, e)

@@ -401,5 +401,8 @@ def test_a_decision_that_noise_may_turn_is_turned_in_half_of_the_replicates():
     assert (taken[:, 0] == 0.0).all()
     assert (taken[:, 2] == 1.0).all()
     assert np.array_equal(ar.below(x, threshold).x, 1.0 - taken)
+    # Computed numbers that are equal may be decided either way, also without noise.
+    tie = ar.where(np.array([True]), ar.array([1.0]) * ar.array([1.0]), ar.array([2.0]))
+    assert np.array_equal(ar.at_least(tie, tie).x[:, 0], np.repeat([1.0, 0.0], [9, 8]))
     # Exact numbers decide exactly, ties included.
     assert np.array_equal(ar.at_least(threshold, threshold).x, np.ones((1, 3)))

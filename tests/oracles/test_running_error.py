@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from oracles import Float64, Precision, RunningError, recurrent, recurrent_vjp
+from oracles._running_error import Bounded
 from tests.oracles import float32_recurrence
 from verify import Case, compute_reference, make_problem
 from verify._regimes import regime_tokens
@@ -114,6 +115,24 @@ def test_planted_fault_of_a_gradient_exceeds_the_bound(fault, name):
         got = float32_recurrence.gradients(case, fault=fault)
         ratios[regime] = ratio(case, {name: got[name]})
     assert max(ratios.values()) > 1.0, ratios
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_denominator_is_not_near_0_where_its_maximum_is_not(seed):
+    # h = N / (max(|a|, b) + eps) where rounding may carry a, but not b, to 0: any a and b within their errors.
+    rng = np.random.default_rng(seed)
+    ar = RunningError(Precision.of("float32"), 1)
+    numerator, a, b, eps = rng.normal(size=64), rng.normal(size=64), 10.0 ** rng.uniform(-3, 1, 64), 0.01
+    off = {"a": 2.0 * np.abs(a), "b": 1e-3 * b, "N": 0.1 * np.abs(numerator)}
+    given = ((numerator, off["N"]), (np.abs(a), off["a"]), (b, off["b"]), (eps, 0.0))
+    n, size, least, more = (Bounded(np.asarray(x), np.asarray(e), np.abs(x), ar.precision) for x, e in given)
+    h = ar.divide(n, ar.maximum(size, least) + more)
+    assert np.isfinite(h.e).all()
+    for _ in range(200):
+        moved = [x + e * rng.choice([-1.0, 1.0, rng.uniform(-1, 1)], np.shape(x)) for x, e in given]
+        assert (np.abs(moved[0] / (np.maximum(np.abs(moved[1]), moved[2]) + moved[3]) - h.x) <= h.e).all()
+    # Without b nothing is known.
+    assert np.isinf(ar.divide(n, size + more).e[off["a"] > np.abs(a) + 2 * eps]).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
