@@ -124,6 +124,9 @@ def compute_reference(
     unknown, no_gradient = {}, without_gradient(case, rows, evaluate.h_of_all(bounded.rounded, units))
     for name, number in bounded.rounded.items():
         beyond = may_leave_float32(name, number, problem.inputs) | no_gradient.get(name, False)
+        if name == "n":
+            # The denominator of the empty state divides 0.
+            beyond = beyond | np.isneginf(bounded.values["m"])
         if not case.eps:
             # exp(-m) may leave even float64, and d_t be 0.
             beyond = beyond | np.isnan(bounded.values[name]) | np.isnan(bounds[name])
@@ -170,7 +173,9 @@ class _Evaluation:
             return None
         ball = Ball()
         values = {name: ball.to_float64(number) for name, number in balls.items()}
-        return values, {name: ball.radius(balls[name]) + 2.0**-53 * np.abs(value) for name, value in values.items()}
+        # An m of -inf is exact.
+        sizes = {name: np.where(np.isneginf(value), 0.0, np.abs(value)) for name, value in values.items()}
+        return values, {name: ball.radius(balls[name]) + 2.0**-53 * size for name, size in sizes.items()}
 
     def _all(
         self, arithmetic: Arithmetic, form: Callable[..., Any], with_vjp: Callable[..., Any], options: dict[str, Any]

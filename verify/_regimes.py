@@ -82,6 +82,9 @@ def _dead_input(rng: np.random.Generator, shape: tuple[int, ...], _: float) -> G
     i, f = rng.standard_normal(shape), 3.0 + rng.standard_normal(shape)
     i[rng.random(shape) < 0.3] = -np.inf
     i[..., 0] = -np.inf
+    empty = rng.integers(0, shape[-1], shape[:-1])[..., None]
+    for gate in (i, f):
+        np.put_along_axis(gate, empty, -np.inf, axis=-1)
     return i, f
 
 
@@ -222,7 +225,12 @@ _ALL = (
         _staircase,
     ),
     Regime("reset", "f = -inf now and then: differences of prefix sums become NaN.", (), _reset),
-    Regime("dead_input", "i = -inf at the start and for a third of the tokens: the empty state.", (), _dead_input),
+    Regime(
+        "dead_input",
+        "i = -inf at the start and for a third of the tokens, at one with f = -inf: the empty state, in which m is -inf.",
+        (),
+        _dead_input,
+    ),
     Regime("kept", "f = +inf everywhere: nothing is forgotten, and f has no gradient.", (), _kept),
     Regime(
         "saturated_mix",

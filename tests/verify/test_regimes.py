@@ -10,7 +10,7 @@ from verify import Case, make_problem
 from verify._regimes import generate_gates, regime_tokens
 
 BASE = Case(heads=2, length=70, dhqk=16, dhhv=16, cotangents="all")
-INFINITE = {"reset": (False, True), "dead_input": (True, False), "kept": (False, True)}
+INFINITE = {"reset": (False, True), "dead_input": (True, True), "kept": (False, True)}
 FLOAT32 = np.finfo(np.float32)
 both_modes = pytest.mark.parametrize("correct", [True, False])
 
@@ -69,6 +69,16 @@ def test_exp_of_minus_m_crosses_the_edge_of_float32_with_every_token(token, edge
     problem = problem_of(token)
     above = np.exp(-recurrent(Float64(), problem.inputs, problem.contract).m) > edge
     assert (above[..., 1:] != above[..., :-1]).all()
+
+
+def test_a_dead_input_where_all_is_forgotten_leaves_the_empty_state():
+    problem = problem_of("dead_input", initial="warm@2")
+    i, f = problem.inputs.i, problem.inputs.f
+    empty = np.isneginf(i) & np.isneginf(f)
+    assert (empty.sum(-1) == 1).all()
+    outputs = recurrent(Float64(), problem.inputs, problem.contract)
+    assert np.isneginf(outputs.m[empty]).all()
+    assert (outputs.h[empty] == 0.0).all()
 
 
 def test_a_falling_staircase_falls():

@@ -82,6 +82,9 @@ def _unknown(case: Case, task: Task, bounded: Bounded, bounds: Arrays) -> Arrays
         if name == "numerator":
             # exp(-m) may leave the range of float32, and d_t be inf or 0.
             beyond = beyond | ~((values["n"] > FLOAT32_TINY) & (values["n"] < FLOAT32_HUGE))[..., None]
+        if name in ("n", "inverse"):
+            # The denominator of the empty state divides 0.
+            beyond = beyond | np.isneginf(values["m"])
         if name == "inverse":
             # A row whose d_t is 0 to float32 passes no gradient.
             beyond = beyond | (values[name] >= FLOAT32_HUGE)
