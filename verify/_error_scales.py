@@ -223,8 +223,8 @@ def without_gradient(case: Case, rows: np.ndarray, h: Any) -> Arrays:
     if case.cotangents == "none":
         return {}
     largest = float(ml_dtypes.finfo(NUMPY_DTYPES[case.dtype]).max)
-    # Where rounding decides whether d_t is 0, h_t may be anything; without eps, or next to float16's range, it is likely
-    # enough to be beyond.
+    # Where rounding decides whether d_t is 0, h_t may be anything: without eps, or next to float16's range, it is
+    # likely enough to be beyond.
     bound = h.e if case.dtype == "float16" or not case.eps else np.where(np.isinf(h.e), 0.0, h.e)
     beyond = np.any(np.abs(h.x) + bound >= largest, axis=-1)
     if not beyond.any():

@@ -227,7 +227,7 @@ _ALL = (
     Regime("reset", "f = -inf now and then: differences of prefix sums become NaN.", (), _reset),
     Regime(
         "dead_input",
-        "i = -inf at the start and for a third of the tokens, at one with f = -inf: the empty state, in which m is -inf.",
+        "i = -inf at the start and for a third of the tokens, at one with f = -inf: the empty state, where m is -inf.",
         (),
         _dead_input,
     ),
