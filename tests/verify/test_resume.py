@@ -111,7 +111,8 @@ def test_a_plan_that_does_not_parse_is_named(whole, tmp_path):
 )
 def test_a_run_under_other_conditions_is_not_gone_on_with(whole, tmp_path, change, told):
     manifest = json.loads((whole / MANIFEST).read_text())
-    (tmp_path / MANIFEST).write_text(json.dumps({**manifest, **change}))
+    environment = {**manifest["environment"], **change.get("environment", {})}
+    (tmp_path / MANIFEST).write_text(json.dumps({**manifest, **change, "environment": environment}))
     (tmp_path / RESULTS).write_text((whole / RESULTS).read_text())
     with pytest.raises(UsageError, match=told):
         RunWriter.resume(tmp_path)
