@@ -189,8 +189,7 @@ class RunningError:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             value = np.where(x.x == 0.0, 0.0, x.x / y.x)
             size = np.abs(value)
-            # What has no terms, as in the empty state, is 0 whatever it is divided by.
-            e = np.where(y.least > 0.0, (x.e + size * y.e) / y.least, np.where(x.s == 0.0, 0.0, np.inf))
+            e = np.where(y.least > 0.0, (x.e + size * y.e) / y.least, np.inf)
             # A denominator beyond the format, or made of what was, counts as infinite; h = 0 is then off by |h| itself.
             beyond = (y.x > self.precision.huge) | (np.isinf(y.e) & (y.x > np.sqrt(self.precision.huge)))
             e = np.where(beyond, size, e)
