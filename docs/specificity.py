@@ -4,8 +4,9 @@
     PYTHONPATH=. python docs/specificity.py FILE [FILE ...]          the table of what these files hold
 
 A line is added to the file when a seed is finished; a seed that it has is not run again. All cases run in one worker:
-what a shape needs is compiled once. A case that fails is printed, and the exit code is 1. Seeds of another definition
-of the references are run again, and have a row of their own.
+what a shape needs is compiled once. A case that fails is printed, and the exit code is 1. The file keeps the largest
+values, so the table's last column is by the thresholds of today. Seeds of another definition of the references are run
+again, and have a row of their own.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from verify._verdict import Outcome
 
 @dataclass(frozen=True)
 class Seed:
-    """What came of one seed: how many cases had which outcome; the largest z over its threshold, and its output."""
+    """What came of one seed: how many cases had which outcome; the largest values by statistic and output."""
 
     subject: str
     tier: str
@@ -38,8 +39,17 @@ class Seed:
     seed: int
     outcomes: dict[str, int]
     measurements: int
-    nearest: float
-    output: str
+    largest: dict[str, dict[str, float]]
+
+    @property
+    def nearest(self) -> tuple[float, str]:
+        """The largest value over its threshold of today, and its output."""
+        limits = thresholds()
+        return max(
+            (value / limits[name][output].threshold, output)
+            for name, of_output in self.largest.items()
+            for output, value in of_output.items()
+        )
 
 
 def main() -> int:
@@ -83,7 +93,7 @@ def run(options: argparse.Namespace, subject, seeds: list[int]) -> int:
         result = run_seed(options, subject, seed)
         with options.out.open("a") as file:
             print(json.dumps(asdict(result)), file=file)
-        print(result, flush=True)
+        print(f"seed {seed}: {result.outcomes}, nearest {result.nearest}", flush=True)
         failed |= failures(result) > 0
     return int(failed)
 
@@ -97,23 +107,26 @@ def run_seed(options: argparse.Namespace, subject, seed: int) -> Seed:
     """Run the cases of a seed, and print the failures."""
     cache = ReferenceCache(options.cache or default_directory())
     cases = [case for case in TIERS[options.tier].cases(seed) if not options.without or options.without not in case.id]
-    outcomes, nearest, measurements = Counter(), (0.0, ""), 0
+    outcomes, measurements = Counter(), []
     for case, result in run_cases(each_once(map(subject.adapt, cases)), subject, options.jobs, cache, print):
         if result is None:
             continue
         outcomes[result.verdict.outcome.value] += 1
-        measurements += len(result.verdict.measurements)
+        measurements += result.verdict.measurements
         if result.verdict.outcome.failed:
             print(f"{result.verdict.outcome.value}: {case.id}: {result.verdict.reason.splitlines()[0]}", flush=True)
-        nearest = max([nearest, *((excess_of(each), each.output) for each in result.verdict.measurements)])
-    return Seed(options.subject, options.tier, definition_digest(), seed, dict(outcomes), measurements, *nearest)
+    largest = {name: largest_of(name, measurements) for name in STATISTICS}
+    return Seed(options.subject, options.tier, definition_digest(), seed, dict(outcomes), len(measurements), largest)
 
 
-def excess_of(measurement) -> float:
-    """The larger z of a measurement over its threshold; 0 without a noise floor."""
-    values = {name: getattr(measurement, name) for name in STATISTICS}
-    limits = {name: thresholds()[name][measurement.output].threshold for name in STATISTICS}
-    return max((values[name] / limits[name] for name in STATISTICS if not isnan(values[name])), default=0.0)
+def largest_of(statistic: str, measurements: list) -> dict[str, float]:
+    """The largest value of each output that has a noise floor."""
+    values = {}
+    for each in measurements:
+        value = getattr(each, statistic)
+        if not isnan(value):
+            values[each.output] = max(value, values.get(each.output, 0.0))
+    return values
 
 
 def print_table(seeds: list[Seed]) -> None:
@@ -130,10 +143,10 @@ def print_table(seeds: list[Seed]) -> None:
         rows = list(group)
         outcomes = sum((Counter(row.outcomes) for row in rows), Counter())
         told = ", ".join(f"{number:,} {outcome}" for outcome, number in outcomes.most_common())
-        nearest = max(rows, key=lambda row: row.nearest)
+        nearest, output = max(row.nearest for row in rows)
         numbers = f"{outcomes.total():,}", told, f"{sum(row.measurements for row in rows):,}"
         of_seeds = ranges([row.seed for row in rows])
-        print(f"| {' | '.join([name, tier, of_seeds, *numbers])} | {nearest.nearest:.3g} ({nearest.output}) |")
+        print(f"| {' | '.join([name, tier, of_seeds, *numbers])} | {nearest:.3g} ({output}) |")
     cases = sum(sum(seed.outcomes.values()) for seed in seeds)
     failed, measurements = sum(map(failures, seeds)), sum(seed.measurements for seed in seeds)
     print(f"\n{failed} failures in {cases:,} cases and {measurements:,} measurements.")
