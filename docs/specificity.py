@@ -16,12 +16,12 @@ import os
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
-from math import isnan
+from math import isnan, sqrt
 from pathlib import Path
 
 from verify._backend import BackendOption
 from verify._cache import ReferenceCache, default_directory, definition_digest
-from verify._calibration import STATISTICS, thresholds
+from verify._calibration import STATISTICS, limit, thresholds
 from verify._isolation import IsolatedSubject, Limits
 from verify._runner import run_cases
 from verify._subject import load_subject
@@ -120,10 +120,13 @@ def run_seed(options: argparse.Namespace, subject, seed: int) -> Seed:
 
 
 def largest_of(statistic: str, measurements: list) -> dict[str, float]:
-    """The largest value of each output that has a noise floor."""
+    """The largest value of each output that has a noise floor; of RMS z, less what one number alone may add to it."""
     values = {}
     for each in measurements:
         value = getattr(each, statistic)
+        if statistic == "rms_z" and each.counted:
+            one = limit("largest_z", each.output, each.counted)
+            value = sqrt(max(value**2 - one**2 / each.counted, 0.0))
         if not isnan(value):
             values[each.output] = max(value, values.get(each.output, 0.0))
     return values

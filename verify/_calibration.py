@@ -7,6 +7,9 @@ mean excess at the upper end of its 95 % confidence interval, to the value that 
 same thresholds serve every regime, length, dtype and device. They are in calibration.json, beside the runs that they
 rest on; ``mlstm-verify calibrate`` writes it.
 
+Of few numbers one alone may carry RMS z beyond its threshold T. So the limit for N numbers is sqrt(T^2 + L^2 / N): one
+of them may be as large as L, the threshold of the largest z.
+
 Source: S. Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, section 4.2, with shape 0.
 """
 
@@ -16,7 +19,7 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, log, sqrt
+from math import ceil, hypot, log, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +120,14 @@ def _measurements(subject: str, results: Sequence[Result]) -> list[Measurement]:
         if wrong:
             raise UsageError(f"{subject} is no correct implementation: {result.case.id}: {wrong[0]}.")
     return [measured for result in results for measured in result.verdict.measurements]
+
+
+def limit(statistic: str, output: str, count: int) -> float:
+    """The most that a statistic of so many numbers may be; see the head of this module."""
+    threshold = thresholds()[statistic][output].threshold
+    if statistic != "rms_z":
+        return threshold
+    return hypot(threshold, thresholds()["largest_z"][output].threshold / sqrt(max(count, 1)))
 
 
 @functools.cache

@@ -35,6 +35,7 @@ class Measurement:
         output: h, n, m, C_last, n_last, m_last, or a gradient: dq, dk, dv, di, df, dC_0, dn_0, dm_0.
         normwise, componentwise, ratio: see the head of this module.
         rms_z, largest_z: see there; NaN if the reference has no noise floor.
+        counted: how many elements these are of: what is decided and can be off at all.
         normwise_bound: ||bound||_F / ||r||_F: what rounding may reach; a finer error goes unseen.
         worst: index of the largest ratio, and what was got and wanted there.
         nonfinite: elements that are NaN or infinite and should not be; NaN in any row counts.
@@ -52,6 +53,7 @@ class Measurement:
     ratio: float
     rms_z: float
     largest_z: float
+    counted: int
     normwise_bound: float
     worst: tuple[int, ...]
     got: float
@@ -170,6 +172,7 @@ def measure_one(name: str, whole: np.ndarray, reference: Reference, returned: np
         ratio=float(ratios.max()),
         rms_z=scales.rms_z,
         largest_z=scales.largest_z,
+        counted=scales.z.size if scales.noise is not None else 0,
         normwise_bound=_quotient(float(np.linalg.norm(bound[finite])), norm),
         worst=_place(name, worst, reference),
         got=float(compared.actual[worst]),

@@ -37,7 +37,7 @@ from verify._runner import Result
 from verify._verdict import Finding, Outcome, Verdict
 
 # One more as soon as a record has another field than before: its readers want all of them.
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST, RESULTS, STARTED = "manifest.json", "results.jsonl", "started.txt"
 PACKED = f"{RESULTS}.gz"
 

@@ -150,7 +150,9 @@ class Subject(Signature):
                 found = check_relation(case, problem, lambda given: self.call(given.case, given))
                 return Execution({}, None, time.perf_counter() - start, found=found)
             outputs = self.call(case, problem)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             return Execution({}, _failure(error), time.perf_counter() - start)
         exposed = self._stages_or_error(case, problem) if stages else None
         return Execution(outputs, None, time.perf_counter() - start, stages=exposed)
@@ -159,8 +161,10 @@ class Subject(Signature):
         # What fails here is no failure of the subject.
         try:
             return self.call_stages(case, problem)
-        except (Exception, SystemExit) as error:
-            return {"error": f"{type(error).__name__}: {error}"[:300]}
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return {"error": _named(error)[:300]}
 
     def call(self, case: Case, problem: Problem | Given) -> dict[str, np.ndarray]:
         """Run the subject, and differentiate it if the case has cotangents. It gets JAX arrays where there is JAX.
@@ -236,14 +240,26 @@ def _array_module() -> ModuleType:
     return importlib.import_module("numpy" if importlib.util.find_spec("jax") is None else "jax.numpy")
 
 
-def _failure(error: Exception | SystemExit) -> Verdict:
+def _failure(error: BaseException) -> Verdict:
     # Compilers put megabytes into a message; the end of the traceback tells where.
     tail = "".join(traceback.format_exception(error))[-2000:]
     told = isinstance(error, VJPError | ChangedInputsError)
-    summary = (str(error) if told else f"{type(error).__name__}: {error}")[:300]
+    summary = (str(error) if told else _named(error))[:300]
     # Half characters, as of a file name that is no UTF-8, fit in no table and no program.
     reason = f"{summary}\n{tail}".encode(errors="backslashreplace").decode()
     return Verdict(_outcome(error), reason)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_words(error)}"
+
+
+def _words(error: BaseException) -> str:
+    # An error may fail to say what it is.
+    try:
+        return str(error)
+    except Exception as other:
+        return f"(its __str__ raised {type(other).__name__})"
 
 
 def _outcome(error: BaseException) -> Outcome:
@@ -252,7 +268,7 @@ def _outcome(error: BaseException) -> Outcome:
     if isinstance(error, ChangedInputsError):
         return Outcome.CHANGED_INPUTS
     # XLA has no class of its own for it.
-    lacks_memory = isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
+    lacks_memory = isinstance(error, MemoryError) or _words(error).startswith("RESOURCE_EXHAUSTED")
     if lacks_memory:
         return Outcome.OUT_OF_MEMORY
     return Outcome.COMPILE_ERROR if is_compile_error(error) else Outcome.CRASH
@@ -284,7 +300,7 @@ def _vjp_errors() -> Iterator[None]:
         yield
     except Exception as error:
         hint = "--no-gradients leaves it out"
-        raise VJPError(f"the VJP ({hint}) raised {type(error).__name__}: {error}") from error
+        raise VJPError(f"the VJP ({hint}) raised {_named(error)}") from error
 
 
 def _cotangent_of(output: Any, cotangent: np.ndarray | None) -> Any:

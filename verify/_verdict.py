@@ -22,7 +22,7 @@ from enum import Enum
 
 import numpy as np
 
-from verify._calibration import STATISTICS, thresholds
+from verify._calibration import STATISTICS, limit
 from verify._case import Case
 from verify._measurement import Measurement, measure
 from verify._problem import NUMPY_DTYPES
@@ -124,8 +124,7 @@ def _worst_check(measured: Measurement) -> Finding:
         value = getattr(measured, name)
         # Without a noise floor there is no z.
         if not np.isnan(value):
-            limit = thresholds()[name][measured.output].threshold
-            found.append(Finding(measured.output, name, value / limit))
+            found.append(Finding(measured.output, name, value / limit(name, measured.output, measured.counted)))
     return max(found, key=lambda one: one.excess)
 
 
@@ -162,8 +161,8 @@ def _reason(found: Finding, measured: Measurement) -> str:
     told = f"{place}: {measured.ratio:.3g} times the bound"
     if found.check == "ratio":
         return told
-    limit = thresholds()[found.check][name].threshold
-    return f"{told}; {_CALLED[found.check]} {getattr(measured, found.check):.3g} ({limit:.3g} is the threshold)"
+    allowed = limit(found.check, name, measured.counted)
+    return f"{told}; {_CALLED[found.check]} {getattr(measured, found.check):.3g} ({allowed:.3g} is the threshold)"
 
 
 _CALLED = {"rms_z": "RMS z", "largest_z": "largest z"}

@@ -66,6 +66,23 @@ def exits(q, k, v, i, f):
     sys.exit(0)
 
 
+class WordlessError(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+def raises_without_words(q, k, v, i, f):
+    raise WordlessError
+
+
+class Cancelled(BaseException):
+    """As asyncio's, no Exception."""
+
+
+def is_cancelled(q, k, v, i, f):
+    raise Cancelled("by nobody")
+
+
 class Unsigned:
     """A callable of which Python cannot tell the signature."""
 

@@ -18,7 +18,7 @@ OUTPUTS = ("h", "C_last", "df")
 
 
 def measurement(output, **changed):
-    number = {"normwise": 1e-7, "componentwise": 1e-6, "ratio": 0.1, "rms_z": 0.7, "largest_z": 3.0}
+    number = {"normwise": 1e-7, "componentwise": 1e-6, "ratio": 0.1, "rms_z": 0.7, "largest_z": 3.0, "counted": 4096}
     place = {"worst": [0, 0, 0], "got": 1.0 + 2.0**-22, "wanted": 1.0, "nonfinite": 0, "kinds": {}}
     rest = {"normwise_bound": 1e-5, "undecided": 0.0, "uncertain": 0.0, "growth": 0.1, "noise_growth": 0.1}
     words = {math.inf: "inf", -math.inf: "-inf"}

@@ -10,7 +10,7 @@ from tests.subjects import float32
 from tests.verify.synthetic_run import measured, result
 from verify import Case, SuiteError, UsageError, load_subject, run_case
 from verify import _calibration as calibration
-from verify._calibration import RATE, STATISTICS, Tail, calibrate, thresholds
+from verify._calibration import RATE, STATISTICS, Tail, calibrate, limit, thresholds
 from verify._verdict import Outcome, finding
 from verify.cli._calibrate import calibrate_command
 
@@ -69,6 +69,15 @@ def test_the_file_has_every_statistic_of_every_output():
             "h", "n", "m", "C_last", "n_last", "m_last", "dq", "dk", "dv", "di", "df", "dC_0", "dn_0", "dm_0",
         }  # fmt: skip
         assert all(tail.threshold > tail.largest > 0.0 for tail in thresholds()[statistic].values())
+
+
+def test_a_number_that_may_be_as_large_may_be_one_of_few():
+    for output in thresholds()["rms_z"]:
+        rms, largest = (thresholds()[statistic][output].threshold for statistic in STATISTICS)
+        for count in (1, 6, 64):
+            assert limit("rms_z", output, count) == pytest.approx(math.sqrt(rms**2 + largest**2 / count))
+            assert limit("largest_z", output, count) == largest
+        assert limit("rms_z", output, 10**9) == pytest.approx(rms, rel=1e-3)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"schema": 0}', json.dumps({"schema": 1, "tails": {}})])

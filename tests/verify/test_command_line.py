@@ -36,6 +36,8 @@ def run(tmp_path, *arguments, case=TINY, subject=CORRECT):
         ("tests.subjects.wrong:ignores_exp_m", Case(regime="init", length=5, dhqk=4, dhhv=4), 1, "1 inaccurate"),
         ("tests.subjects.wrong:raises", TINY, 1, "worst: MemoryError: no [bold] room"),
         ("tests.subjects.wrong:raises_half_a_character", TINY, 1, r"worst: OSError: no kernel in \udcff.ptx"),
+        ("tests.subjects.wrong:raises_without_words", TINY, 1, "worst: WordlessError: (its __str__ raised ValueError)"),
+        ("tests.subjects.wrong:is_cancelled", TINY, 1, "worst: Cancelled: by nobody"),
         ("tests.subjects.wrong:bare", Case(norm_val=2.0), 3, "1 unsupported"),
         (
             "tests.subjects.wrong:not_differentiable",

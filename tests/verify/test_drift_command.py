@@ -97,6 +97,8 @@ def test_against_the_baseline(verify, base, current, tmp_path):
     assert "--force replaces it" in err
     assert verify("drift", base, "--against", "baseline")[0] == 0
     assert verify("drift", current, "--against", "baseline")[0] == 1
+    code, _, err = verify("baseline", "list", "--baselines", "nothere")
+    assert (code, err) == (2, "error: --baselines: there is no directory nothere.\n")
     code, out, _ = verify("baseline", "list")
     assert "36 pass; accepted" in out
     assert "first [release]" in out

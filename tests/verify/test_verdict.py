@@ -15,10 +15,13 @@ from verify import (
     compute_reference,
     judge,
     load_subject,
+    measure,
     run_case,
 )
 from verify._cache import ReferenceCache
+from verify._calibration import limit, thresholds
 from verify._runner import run_cases
+from verify._verdict import finding
 
 CASE = Case(length=20, dhqk=8, dhhv=4, chunk_size=16)
 GRADIENTS = replace(CASE, cotangents="all")
@@ -204,3 +207,20 @@ def test_a_subject_without_a_last_state_is_asked_for_the_gradient_of_h():
     for cotangents in ("none", "h", "last"):
         case = replace(GRADIENTS, cotangents=cotangents)
         assert bare.adapt(case) == case
+
+
+@pytest.mark.parametrize(("far", "seen"), [(1, False), (6, True)])
+def test_one_far_number_of_six_is_no_error_of_all(far, seen):
+    # q.n of 128 products, one head of which cancels; XLA adds them in a row.
+    case = Case(regime="soft_capped@15", batch=2, heads=3, length=1, dhqk=128, dhhv=32, norm_val=0.0, initial="warm@2")
+    reference = compute_reference(case)
+    wanted, noise = (kind["n"].ravel() for kind in (reference.values, reference.noise))
+    z = np.where(np.arange(6) < far, 0.7 * limit("largest_z", "n", 6), 0.0)
+    (measured,) = measure({"n": (wanted + z * noise).reshape(2, 3, 1).astype(np.float32)}, reference)
+    assert measured.counted == 6
+    assert measured.rms_z > thresholds()["rms_z"]["n"].threshold
+    assert measured.largest_z < limit("largest_z", "n", 6)
+    assert (measured.rms_z > limit("rms_z", "n", 6)) is seen
+    found = finding([replace(measured, ratio=0.0)])
+    assert (found.excess > 1.0) is seen
+    assert found.excess == pytest.approx(max(measured.rms_z / limit("rms_z", "n", 6), 0.7), rel=0.01)

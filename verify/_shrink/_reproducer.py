@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from verify._calibration import thresholds
+from verify._calibration import limit
 from verify._measurement import Measurement
 from verify._problem import GRADIENT_OF
 from verify._reference import CHANNELS, TOKENS, Reference
@@ -222,18 +222,19 @@ class _Reproducer:
         """How far each element may be off, what that is, and the expression that holds where all is right."""
         bound = reference.bounds[output].astype(np.float64)
         unknown = reference.unknown.get(output, np.zeros(bound.shape, bool))
-        if self.failure.proved:
+        by_bound = self.failure.proved or found.check == "ratio"
+        if by_bound:
             allowed = np.where(np.isinf(bound), _HUGE, bound)
             scale = f"The running error bound: how far rounding in {self.case.dtype} may move a correct kernel."
         else:
-            check = found.check if found.check != "ratio" else "largest_z"
-            limit = thresholds()[check][output].threshold
             noise = reference.noise[output][..., None] if output in CHANNELS else reference.noise[output]
-            allowed = np.where(np.isinf(bound), np.inf, limit * np.broadcast_to(noise, bound.shape))
+            noise = np.broadcast_to(noise, bound.shape)
+            most = limit(found.check, output, int(np.sum(np.isfinite(bound) & np.isfinite(noise) & (noise > 0.0))))
+            allowed = np.where(np.isinf(bound), np.inf, most * noise)
             allowed = np.maximum(allowed + reference.errors.get(output, 0.0), 1e-300)
-            scale = f"{limit:g} times the noise floor of correct kernels, which they exceed once in 10^8 times."
+            scale = f"{most:g} times the noise floor of correct kernels, which they exceed once in 10^8 times."
         right = "(abs(got - expected) <= allowed) | (got == expected) | (allowed == inf)"
-        if not self.failure.proved and found.check == "rms_z":
+        if not by_bound and found.check == "rms_z":
             scale += " It is for all elements together."
             rms = "np.sqrt(np.mean((abs(got - expected) / allowed)[allowed < inf] ** 2))"
             right = f"np.full(got.shape, {rms} <= 1)"

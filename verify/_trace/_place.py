@@ -66,13 +66,14 @@ class Judged:
         elements = self.excess > 1.0
         if elements.any() or not self.is_out:
             return elements
-        limit = thresholds()["rms_z"][self.stage.like or ""].threshold
         axis = self.flow_axis
         if axis is None:
             return np.ones(elements.shape, bool)
         others = tuple(dim for dim in range(elements.ndim) if dim != axis)
-        beyond = np.sqrt(np.mean(self.z**2, axis=others, keepdims=True)) > limit
-        return np.broadcast_to(beyond, elements.shape)
+        rms = np.sqrt(np.mean(self.z**2, axis=others, keepdims=True))
+        # The limit of few numbers is wider: of a stage that is out as a whole no chunk need be.
+        limit = min(thresholds()["rms_z"][self.stage.like or ""].threshold, float(rms.max()))
+        return np.broadcast_to(rms >= limit, elements.shape)
 
     @property
     def flow_axis(self) -> int | None:

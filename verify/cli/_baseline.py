@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from verify._baseline import DIRECTORY, Baseline, accept, baselines, read_baseline
+from verify._errors import UsageError
 from verify._recorded import recorded_run
 
 baseline_app = typer.Typer(no_args_is_help=True, help="Accept, list and show baselines.")
@@ -32,6 +33,8 @@ def accept_command(
 @baseline_app.command("list")
 def list_command(directory: DirectoryOption = DIRECTORY) -> None:
     """The baselines that there are."""
+    if directory != DIRECTORY and not directory.is_dir():
+        raise UsageError(f"--baselines: there is no directory {directory}.")
     there = baselines(directory)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for one in there:

@@ -83,6 +83,7 @@ def list_thresholds() -> None:
         numbers = (tail.threshold, tail.largest, other.threshold, other.largest, tail.count)
         table.add_row(output, *(f"{number:g}" for number in numbers))
     Console(highlight=False, width=100).print(table)
+    print("Of N numbers RMS z may be sqrt(T^2 + L^2 / N), with T the threshold of RMS z and L that of the largest z.")
     print(f"error / bound: 1. A correct kernel is beyond one of the others in 1 of {1 / RATE:.0e} measurements.")
 
 
