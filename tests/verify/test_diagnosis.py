@@ -75,6 +75,53 @@ def test_a_precision_is_looser_only_where_it_matters(monkeypatch):
     assert [search._is_due_to(precision, ()) for precision in search.precisions] == [True, True, False]
     failing["tf32"] = ["h"]
     assert search._is_due_to(search.precisions[2], ())
+    # Nor is one looser still, as nothing fails in that which m passed by chance.
+    search.precisions.insert(2, replace(search.precisions[2], name="between"))
+    sizes["between"], failing["between"], failing["tf32"] = 32.0, [], ["m_last"]
+    assert [search._is_due_to(precision, ()) for precision in search.precisions] == [True, True, False, False]
+
+
+def test_an_m_that_nothing_explains_makes_no_precision_looser(monkeypatch):
+    search = object.__new__(Search)
+    search.precisions, search.gradients = [Precision.of(name) for name in ("float32", "tf32", "bfloat16")], False
+    search.start, search.cases, search.candidates = (), ["case"], []
+    sizes = {"float32": 1.0, "tf32": 8.0, "bfloat16": 64.0}
+    search.evidence = SimpleNamespace(
+        looseness=lambda case, output, precision, gradients: 1.0 if output == "m_last" else sizes[precision.name],
+        apart=lambda case, departures, gradients: {"h": 4.0, "m_last": 0.7},
+    )
+    beyond = {"float32": ["h"], "tf32": [], "bfloat16": []}
+    # Against a noise floor drawn anew m passes, for once, in the loosest.
+    failing = {"float32": ["h", "m_last"], "tf32": ["m_last"], "bfloat16": []}
+    of = {False: beyond, True: failing}
+    monkeypatch.setattr(Search, "_failing_of", lambda _, case, chosen, precision, noise: of[noise][precision.name])
+    fit = search.best()
+    assert (fit.precision.name, fit.unexplained) == ("tf32", (("case", "m_last"),))
+    # What the noise floor sees of h counts as what a bound does.
+    failing["tf32"] = ["h", "m_last"]
+    assert search.best().precision.name == "bfloat16"
+
+
+def test_another_departure_goes_before_a_looser_precision(monkeypatch):
+    # Within the bounds of TF32 are both gradients, detached and of |q.n| alone; the noise floor tells them apart.
+    partial, detached, zero = (
+        next(one for one in DEPARTURES if words in one.name)
+        for words in ("gradient of |q.n| is dropped", "(detached)", "dm_0 is 0")
+    )
+    search = object.__new__(Search)
+    search.cases, search._ordered = ["case", "other"], [detached, partial, zero]
+    left = {(partial,): ["di", "dq"], (partial, zero): ["di"], (detached,): ["di"], (detached, zero): []}
+
+    def failing_of(_, case, chosen, precision, noise):
+        return left.get(chosen, ["dq"] if noise else ["dm_0"]) if noise and case == "case" else []
+
+    monkeypatch.setattr(Search, "_failing_of", failing_of)
+    assert search._refined((partial, zero), FLOAT32) == (detached, zero)
+    # One departure more, where none of another kind does.
+    assert search._refined((detached,), FLOAT32) == (detached, zero)
+    # Where bounds are left it is not for the noise floor to tell.
+    monkeypatch.setattr(Search, "_failing_of", lambda *_: ["di"])
+    assert search._refined((partial, zero), FLOAT32) == (partial, zero)
 
 
 def test_a_fault_that_is_no_departure_is_not_explained(references):
