@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import inf
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +14,8 @@ from tests.subjects.departing import DEPARTING
 from tests.subjects.planted import PLANTED
 from verify import Case, compute_reference
 from verify._diagnosis._departures import DEPARTURES
-from verify._diagnosis._diagnosis import diagnose, execute, plan
-from verify._diagnosis._fit import Evidence, Observed, Search
+from verify._diagnosis._diagnosis import _off, diagnose, execute, plan
+from verify._diagnosis._fit import Evidence, Fit, Observed, Search
 from verify._diagnosis._probes import probes
 from verify._diagnosis._reading import Reading
 from verify._diagnosis._text import sentence
@@ -75,6 +76,70 @@ def test_a_precision_is_looser_only_where_it_matters(monkeypatch):
     assert [search._is_due_to(precision, ()) for precision in search.precisions] == [True, True, False]
     failing["tf32"] = ["h"]
     assert search._is_due_to(search.precisions[2], ())
+    # Nor is one looser still, as nothing fails in that which m passed by chance.
+    search.precisions.insert(2, replace(search.precisions[2], name="between"))
+    sizes["between"], failing["between"], failing["tf32"] = 32.0, [], ["m_last"]
+    assert [search._is_due_to(precision, ()) for precision in search.precisions] == [True, True, False, False]
+
+
+def test_an_m_that_nothing_explains_makes_no_precision_looser(monkeypatch):
+    search = object.__new__(Search)
+    search.precisions, search.gradients = [Precision.of(name) for name in ("float32", "tf32", "bfloat16")], False
+    search.start, search.cases, search.candidates = (), ["case"], []
+    sizes = {"float32": 1.0, "tf32": 8.0, "bfloat16": 64.0}
+    search.evidence = SimpleNamespace(
+        looseness=lambda case, output, precision, gradients: 1.0 if output == "m_last" else sizes[precision.name],
+        apart=lambda case, departures, gradients: {"h": 4.0, "m_last": 0.7},
+    )
+    beyond = {"float32": ["h"], "tf32": [], "bfloat16": []}
+    # Against a noise floor drawn anew m passes, for once, in the loosest.
+    failing = {"float32": ["h", "m_last"], "tf32": ["m_last"], "bfloat16": []}
+    of = {False: beyond, True: failing}
+    monkeypatch.setattr(Search, "_failing_of", lambda _, case, chosen, precision, noise: of[noise][precision.name])
+    fit = search.best()
+    assert (fit.precision.name, fit.unexplained) == ("tf32", (("case", "m_last"),))
+    # What the noise floor sees of h counts as what a bound does.
+    failing["tf32"] = ["h", "m_last"]
+    assert search.best().precision.name == "bfloat16"
+
+
+def test_another_departure_goes_before_a_looser_precision(monkeypatch):
+    # Within the bounds of TF32 are both gradients, detached and of |q.n| alone; the noise floor tells them apart.
+    partial, detached, zero = (
+        next(one for one in DEPARTURES if words in one.name)
+        for words in ("gradient of |q.n| is dropped", "(detached)", "dm_0 is 0")
+    )
+    search = object.__new__(Search)
+    search.cases, search._ordered = ["case", "other"], [detached, partial, zero]
+    left = {(partial,): ["di", "dq"], (partial, zero): ["di"], (detached,): ["di"], (detached, zero): []}
+
+    def failing_of(_, case, chosen, precision, noise):
+        return left[chosen] if noise and case == "case" else []
+
+    monkeypatch.setattr(Search, "_failing_of", failing_of)
+    assert search._refined((partial, zero), FLOAT32) == (detached, zero)
+    # One departure more, where none of another kind does.
+    assert search._refined((detached,), FLOAT32) == (detached, zero)
+    # Where bounds are left it is not for the noise floor to tell.
+    monkeypatch.setattr(Search, "_failing_of", lambda *_: ["di"])
+    assert search._refined((partial, zero), FLOAT32) == (partial, zero)
+
+
+def test_a_wrong_departure_does_not_pass_for_a_looser_precision(references):
+    """With dims of 32 the bounds of TF32 do not tell detached from |q.n| dropped, where di at eps 1e-2 is 2 % off."""
+    expected = DEPARTING["as NX-AI's"]
+    cases = list(probes("float32", 8, 32))[1:5]
+    returned, _ = execute(make_subject("departing", expected.function), cases, lambda _: None)
+    seen = {case.id: Observed(case, outputs, references(case)) for case, outputs in returned.items()}
+    axes = {"normalizer", "stabilizer", "dm_0", "cotangent of n_last", "df"}
+    candidates = [departure for departure in DEPARTURES if departure.axis in axes]
+    precisions = [Precision.of(name) for name in ("tf32", "bfloat16")]
+    fit = Search(Evidence(seen, FLOAT32), candidates, (), True, precisions).best()
+    assert fit.explains
+    assert fit.precision.name == "tf32"
+    assert len(fit.departures) == len(expected.departures)
+    for words in expected.departures:
+        assert any(words in departure.name for departure in fit.departures), (words, fit.departures)
 
 
 def test_a_fault_that_is_no_departure_is_not_explained(references):
@@ -162,6 +227,17 @@ def test_a_reading_is_as_far_from_another_as_its_values_say():
     assert max(evidence.apart(case.id, ()).values()) < 1.0
     apart = evidence.apart(case.id, (detached,))
     assert apart["h"] < 1.0 < apart["dq"]
+
+
+def test_what_nothing_explains_rules_out_no_other_reading():
+    case = Case(length=8, dhqk=8, dhhv=8, chunk_size=4)
+    outputs = {name: array.astype(np.float32) for name, array in Reading.of(case).values().items()}
+    outputs["m_last"] = outputs["m_last"] + np.float32(1e-3)
+    evidence = Evidence({case.id: Observed(case, outputs, compute_reference(case))}, FLOAT32)
+    unscaled = next(one for one in DEPARTURES if one.name.startswith("eps is not scaled"))
+    assert _off(evidence, Fit((), FLOAT32), unscaled, inf) > 1.0
+    left = tuple((case.id, name) for name in ("C_last", "n_last", "m_last"))
+    assert _off(evidence, Fit((), FLOAT32, left), unscaled, inf) < 1.0
 
 
 @pytest.fixture

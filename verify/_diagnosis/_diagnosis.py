@@ -297,7 +297,7 @@ def _off(evidence: Evidence, fit: Fit, other: Departure, enough: float) -> float
 
     The whole output's error over the whole output's bound, which is less than any check has; where that decides
     nothing, the verdict's checks with the noise floor of the reading that was found. A departure that does no more than
-    round cannot be ruled out.
+    round cannot be ruled out, nor can any other by an output that is off under the reading that was found.
     """
     departures = in_order((*fit.departures, other))
     readings = {case_id: evidence.reading(case_id, departures) for case_id in evidence.observed}
@@ -308,6 +308,8 @@ def _off(evidence: Evidence, fit: Fit, other: Departure, enough: float) -> float
     largest = 0.0
     for case_id in acting:
         for output, distance in evidence.apart(case_id, departures).items():
+            if (case_id, output) in fit.unexplained:
+                continue
             largest = max(largest, distance / evidence.looseness(case_id, output, fit.precision))
         if largest >= enough:
             return largest
@@ -328,4 +330,5 @@ def _checked(evidence: Evidence, fit: Fit, case_id: str, reading: Reading) -> fl
     outputs = {name: array for name, array in evidence.observed[case_id].outputs.items() if name in found.values}
     exact = {name: values[name] for name in outputs if name in values and np.isfinite(values[name]).all()}
     measured = measure({name: outputs[name] for name in exact}, replace(found, values=exact)) if "h" in exact else []
-    return max(map(excess_of, measured), default=0.0)
+    explained = (one for one in measured if (case_id, one.output) not in fit.unexplained)
+    return max(map(excess_of, explained), default=0.0)

@@ -25,7 +25,7 @@ from verify._diagnosis._departures import DEPARTURES, Departure
 from verify._diagnosis._reading import Reading
 from verify._measurement import Measurement, brought_to, measure
 from verify._problem import GRADIENT_OF
-from verify._reference import Reference
+from verify._reference import OUTPUTS, Reference
 from verify._verdict import finding
 
 # The screen lets pass what is this many times further off than the contract's bound: a bound may grow with a departure.
@@ -221,12 +221,14 @@ class Search:
                 if self._screened(departures, precision) and self._accepts(departures, precision):
                     return Fit((*self.start, *departures), precision)
         partial = []
-        for precision in self.precisions:
-            grown = self._grown(precision)
-            partial.append((self._beyond_bounds(grown, precision), grown, precision))
-            if self._accepts(grown, precision):
-                return Fit((*self.start, *self._shrunk(grown, precision, explains=True)), precision)
-        # A loose precision leaves little, and says nothing of what it hides.
+        for place, precision in enumerate(self.precisions):
+            grown = self._refined(self._grown(precision), precision)
+            partial.append((self._left(grown, precision), grown, precision))
+            # It may be what a tighter one lacked.
+            for tightest in self.precisions[: place + 1]:
+                if self._accepts(grown, tightest):
+                    return Fit((*self.start, *self._shrunk(grown, tightest, explains=True)), tightest)
+        # A loose precision leaves little, and says nothing of what it hides: the tightest of those that leave least.
         _, grown, precision = partial[0] if self.gradients else min(partial, key=lambda each: each[0])
         kept = self._shrunk(grown, precision, explains=False)
         return Fit((*self.start, *kept), precision, tuple(self._failing(kept, precision)))
@@ -289,19 +291,24 @@ class Search:
         return self._explains(departures, precision) and self._is_due_to(precision, departures)
 
     def _is_due_to(self, precision: Precision, departures: Departures) -> bool:
-        """Whether it loosens what fails in the next tighter one: each draws its noise anew, and m depends on none."""
+        """Whether it loosens what fails in the next tighter one: each draws its noise anew, and m depends on none.
+
+        Where nothing fails there, that one was looked at before, and was not due to what fails in a tighter one still.
+        """
         place = self.precisions.index(precision)
         if place == 0:
             return True
         tighter = self.precisions[place - 1]
         loose = functools.partial(self.evidence.looseness, gradients=self.gradients)
-        return all(
-            loose(case_id, output, precision) > loose(case_id, output, tighter)
-            for case_id, output in self._failing(departures, tighter)
+        failing = list(self._failing(departures, tighter))
+        return bool(failing) and all(
+            loose(case_id, output, precision) > loose(case_id, output, tighter) for case_id, output in failing
         )
 
-    def _failing(self, departures: Departures, precision: Precision) -> Iterator[tuple[str, str]]:
-        for case_id in self.cases:
+    def _failing(
+        self, departures: Departures, precision: Precision, cases: Sequence[str] = ()
+    ) -> Iterator[tuple[str, str]]:
+        for case_id in cases or self.cases:
             for output in self._failing_of(case_id, departures, precision, True):
                 yield case_id, output
 
@@ -329,6 +336,29 @@ class Search:
                     chosen, left = (*chosen, departures[-1]), fewer
         return in_order(chosen)
 
+    def _refined(self, chosen: Departures, precision: Precision) -> Departures:
+        """Within all bounds: one departure after the other put in, or in place of that of its axis, while fewer fail.
+
+        What is small beside a bound, as which gradient through the stabilizer is dropped, the noise floor alone tells.
+        """
+        left = self._left(chosen, precision)
+        while left[0] == 0 < left[1]:
+            # Most options change nothing of what fails, so the cases in which something does are looked at first.
+            cases = [case_id for case_id in self.cases if self._left(chosen, precision, [case_id])[1]]
+            options = [(self._left(option, precision, cases), len(option), option) for option in self._with_one(chosen)]
+            nearest = sorted((each for each in options if each[0] < left), key=lambda each: each[:2])
+            better = next((option for *_, option in nearest if self._left(option, precision) < left), None)
+            if better is None:
+                break
+            chosen, left = better, self._left(better, precision)
+        return chosen
+
+    def _with_one(self, chosen: Departures) -> Iterator[Departures]:
+        """Chosen ones with another one, in place of that of its axis if there is one; exact ones first."""
+        for one in self._ordered:
+            if one not in chosen:
+                yield in_order((*(other for other in chosen if other.axis != one.axis), one))
+
     def _one_more(self, chosen: Departures) -> list[Departures]:
         """Chosen ones with another one, last, of an axis that none of them has."""
         axes = {departure.axis for departure in chosen}
@@ -344,15 +374,25 @@ class Search:
                     total += log(min(max(distance / loose, _NEAR), _FAR))
         return total
 
-    def _beyond_bounds(self, departures: Departures, precision: Precision) -> int:
+    def _beyond_bounds(self, departures: Departures, precision: Precision, cases: Sequence[str] = ()) -> int:
         chosen = in_order(departures)
-        return sum(len(self._failing_of(case_id, chosen, precision, False)) for case_id in self.cases)
+        return sum(len(self._failing_of(case_id, chosen, precision, False)) for case_id in cases or self.cases)
+
+    def _left(self, departures: Departures, precision: Precision, cases: Sequence[str] = ()) -> tuple[int, float]:
+        """How many outputs of these cases, or of all, are beyond their bounds and, if none is, how many fail.
+
+        m is not counted among those that fail: no dot makes it less exact, and near its threshold it passes by chance.
+        """
+        beyond = self._beyond_bounds(departures, precision, cases)
+        if beyond:
+            return beyond, inf
+        return 0, sum(output not in OUTPUTS.stabilizers for _, output in self._failing(departures, precision, cases))
 
     def _shrunk(self, departures: Departures, precision: Precision, *, explains: bool) -> Departures:
-        """Without those without which no more outputs are beyond their bounds or, if it explains, it still does."""
-        left = self._beyond_bounds(departures, precision)
+        """Without those without which no more is left or, if it explains, it still does."""
+        left = self._left(departures, precision)
         for one in departures[::-1]:
             fewer = tuple(other for other in departures if other is not one)
-            if self._beyond_bounds(fewer, precision) <= left and (not explains or self._explains(fewer, precision)):
+            if self._left(fewer, precision) <= left and (not explains or self._explains(fewer, precision)):
                 departures = fewer
         return departures
