@@ -1,11 +1,12 @@
 """The thresholds of the verdict on the noise floor's scale: where correct implementations end.
 
 For each output, RMS z and the largest z of many measurements of correct implementations are one sample each. Its
-largest 2 % fall off at least exponentially: errors are sums of many roundings, and a noise floor of 16 replicates makes
+largest values fall off about exponentially: errors are sums of many roundings, and a noise floor of 16 replicates makes
 of a normal number one of Student's with 16 degrees of freedom. So the tail is continued as an exponential one, with the
-mean excess at the upper end of its 95 % confidence interval, to the value that one measurement in 1 / RATE exceeds. The
-same thresholds serve every regime, length, dtype and device. They are in calibration.json, beside the runs that they
-rest on; ``mlstm-verify calibrate`` writes it.
+mean excess at the upper end of its 95 % confidence interval, to the value that one measurement in 1 / RATE exceeds.
+Where a few regimes or long sequences make it heavier it is so the more the further out: of the largest 2 %, 1 % and 0.5
+% those count that end last. The same thresholds serve every regime, length, dtype and device. They are in
+calibration.json, beside the runs that they rest on; ``mlstm-verify calibrate`` writes it.
 
 Of few numbers one alone may carry RMS z beyond its threshold T. So the limit for N numbers is sqrt(T^2 + L^2 / N): one
 of them may be as large as L, the threshold of the largest z.
@@ -35,7 +36,7 @@ SCHEMA = 1
 # Of false alarms, for each output of a case and each of the two statistics.
 RATE = 1e-8
 STATISTICS = ("rms_z", "largest_z")
-_TAIL_SHARE = 0.02
+_TAIL_SHARES = (0.02, 0.01, 0.005)
 # A tail of fewer measurements is no tail.
 _SMALLEST_TAIL = 20
 # The 95 % quantile of a normal number.
@@ -66,13 +67,18 @@ class Tail:
             UsageError: for a sample that is too small to have one, or not finite.
         """
         ordered = sorted(values, reverse=True)
-        kept = max(_SMALLEST_TAIL, ceil(_TAIL_SHARE * len(ordered)))
-        if len(ordered) <= kept or not ordered[kept] > 0.0 or ordered[0] == float("inf"):
+        sizes = [max(_SMALLEST_TAIL, ceil(share * len(ordered))) for share in _TAIL_SHARES]
+        if len(ordered) <= sizes[0] or not ordered[sizes[0]] > 0.0 or ordered[0] == float("inf"):
             raise UsageError(f"{len(ordered)} values from {ordered[-1:]} to {ordered[:1]} have no tail to be fitted.")
-        base = ordered[kept]
-        excess = (sum(ordered[:kept]) / kept - base) * (1.0 + _UPPER / sqrt(kept))
-        threshold = base + excess * log(kept / (len(ordered) * RATE))
+        threshold, excess = max(_continued(ordered, kept) for kept in sizes)
         return cls(three_digits(threshold), three_digits(ordered[0]), three_digits(excess), len(ordered))
+
+
+def _continued(ordered: Sequence[float], kept: int) -> tuple[float, float]:
+    """The threshold by the largest ``kept`` values, and their excess."""
+    base = ordered[kept]
+    excess = (sum(ordered[:kept]) / kept - base) * (1.0 + _UPPER / sqrt(kept))
+    return base + excess * log(kept / (len(ordered) * RATE)), excess
 
 
 Tails = dict[str, dict[str, Tail]]

@@ -10,7 +10,7 @@ from tests.subjects import float32
 from tests.verify.synthetic_run import measured, result
 from verify import Case, SuiteError, UsageError, load_subject, run_case
 from verify import _calibration as calibration
-from verify._calibration import RATE, STATISTICS, Tail, calibrate, limit, thresholds
+from verify._calibration import RATE, STATISTICS, Tail, _continued, calibrate, limit, thresholds
 from verify._verdict import Outcome, finding
 from verify.cli._calibrate import calibrate_command
 
@@ -125,3 +125,11 @@ def test_the_precision_that_errors_fit_is_told():
     assert verdict.precision == "tf32"
     assert verdict.reason.endswith("claims float32, behaves as tf32")
     assert run_case(CASE, subject).verdict.precision == "float32"
+
+
+def test_a_tail_that_is_heavier_further_out_ends_later():
+    ordinary = np.abs(RNG.standard_normal(4_000))
+    # One regime in a hundred is four times as noisy.
+    mixed = np.concatenate([ordinary, 4.0 * np.abs(RNG.standard_normal(40))])
+    assert Tail.of(mixed.tolist()).threshold > 1.8 * Tail.of(ordinary.tolist()).threshold
+    assert Tail.of(mixed.tolist()).threshold > 1.2 * _continued(sorted(mixed.tolist(), reverse=True), 81)[0]
