@@ -106,7 +106,7 @@ def calibrate(session: nox.Session) -> None:
     seeds, runs = session.posargs or [str(seed) for seed in range(100, 108)], []
     for seed, tier in [*((seed, "smoke") for seed in seeds), (seeds[0], "standard")]:
         for subject, only in _CORRECT.items():
-            # That tier is for those that have all dtypes; the interpreter would take days.
+            # That tier is for those that have all dtypes, and too long for the interpreter.
             if tier == "standard" and (only or ("triton" in subject and not gpu)):
                 continue
             runs.append(f"runs/calibration/{subject.replace(':', '.')}-{tier}-{seed}")
