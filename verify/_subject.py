@@ -359,7 +359,7 @@ def load_subject(name: str, keywords: Mapping[str, Any] | None = None) -> Subjec
     try:
         function = getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"subject {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise UsageError(f"subject {name!r} cannot be imported: {_named(error)}") from error
     subject = make_subject(name, function)
     if not keywords:
         return subject

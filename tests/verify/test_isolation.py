@@ -223,6 +223,9 @@ def test_in_this_process_too_an_exit_is_a_crash(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match="subject 'exits:f' cannot be imported: SystemExit: 0"):
         load_subject("exits:f")
+    (tmp_path / "wordless.py").write_text("from tests.subjects.wrong import WordlessError\nraise WordlessError")
+    with pytest.raises(UsageError, match=r"cannot be imported: WordlessError: \(its __str__ raised ValueError\)"):
+        load_subject("wordless:f")
 
 
 def test_a_cotangent_is_an_input():

@@ -200,7 +200,7 @@ class _Reproducer:
 
     def distance(self, measured: Measurement, found: Finding, reference: Reference) -> dict[str, Any]:
         output, relative = measured.output, measured.output in ("C_last", "n_last")
-        allowed, scale, right = self.allowed(output, found, reference)
+        allowed, scale, right = self.allowed(measured, found, reference)
         definition = _DEFINED.index(output) if output in _DEFINED and self.is_defined() else ""
         result = self.result(output)
         if relative:
@@ -218,8 +218,9 @@ class _Reproducer:
             "right": right,
         }
 
-    def allowed(self, output: str, found: Finding, reference: Reference) -> tuple[np.ndarray, str, str]:
+    def allowed(self, measured: Measurement, found: Finding, reference: Reference) -> tuple[np.ndarray, str, str]:
         """How far each element may be off, what that is, and the expression that holds where all is right."""
+        output = measured.output
         bound = reference.bounds[output].astype(np.float64)
         unknown = reference.unknown.get(output, np.zeros(bound.shape, bool))
         by_bound = self.failure.proved or found.check == "ratio"
@@ -228,9 +229,8 @@ class _Reproducer:
             scale = f"The running error bound: how far rounding in {self.case.dtype} may move a correct kernel."
         else:
             noise = reference.noise[output][..., None] if output in CHANNELS else reference.noise[output]
-            noise = np.broadcast_to(noise, bound.shape)
-            most = limit(found.check, output, int(np.sum(np.isfinite(bound) & np.isfinite(noise) & (noise > 0.0))))
-            allowed = np.where(np.isinf(bound), np.inf, most * noise)
+            most = limit(found.check, output, measured.counted)
+            allowed = np.where(np.isinf(bound), np.inf, most * np.broadcast_to(noise, bound.shape))
             allowed = np.maximum(allowed + reference.errors.get(output, 0.0), 1e-300)
             scale = f"{most:g} times the noise floor of correct kernels, which they exceed once in 10^8 times."
         right = "(abs(got - expected) <= allowed) | (got == expected) | (allowed == inf)"
