@@ -94,8 +94,8 @@ FAULTS = {
     ),
     "carry of one chunk": Fault(
         "_fw_parallel.py",
-        "carry = tl.exp(prefix + (entering - subtrahend)) * qk_scale",
-        "carry = tl.exp(prefix + (entering - subtrahend)) * qk_scale * tl.where(idx_chunk == 2, 1.01, 1.0)",
+        "carry = tl.exp(from_entering + through) * qk_scale",
+        "carry = tl.exp(from_entering + through) * qk_scale * tl.where(idx_chunk == 2, 1.01, 1.0)",
         "a",
         2,
     ),

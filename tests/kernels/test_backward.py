@@ -44,6 +44,17 @@ def test_initial_state_passes(initial, correct):
     assert verdict.outcome is Outcome.PASS, verdict.reason
 
 
+@pytest.mark.parametrize(("length", "chunk_size"), [(128, 128), (192, 256)])
+@pytest.mark.parametrize("regime", ["soft_capped@15", "forget@-10"])
+def test_large_m_passes_in_chunks_of_several_blocks(regime, length, chunk_size):
+    # The denominators of the forward pass are divided by in the backward pass, whose weights must have their roundings.
+    sizes = {"length": length, "dhqk": 16, "dhhv": 16, "chunk_size": chunk_size}
+    case = Case(regime=regime, **sizes, eps=0.01, initial="warm@1000", cotangents="h")
+    verdict = run_case(case, load_subject(SUBJECT)).verdict
+    assert verdict.outcome is Outcome.PASS, verdict.reason
+    assert max(measured.largest_z for measured in verdict.measurements) < 10
+
+
 @pytest.mark.parametrize("subject", [SUBJECT, "kernels:mlstm_chunkwise_xla"])
 @pytest.mark.parametrize("correct", [True, False])
 def test_norm_val_far_from_1_passes(correct, subject):
