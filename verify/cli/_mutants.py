@@ -64,8 +64,12 @@ def mutants(
     limits, store = given_limits(timeout, None)(), open_cache(cache)
     record = Record.open(out, resume, {"tier": tier, "backend": backend.value, "kernels": kernels_digest()})
     jobs = jobs or min(os.cpu_count() or 1, _MOST_JOBS)
-    with worker_pool(jobs) as pool:
-        _execute(Trial(cases, backend, limits, References(store, pool)), record, chosen, tier, jobs)
+    try:
+        with worker_pool(jobs) as pool:
+            _execute(Trial(cases, backend, limits, References(store, pool)), record, chosen, jobs)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(record, chosen, tier)
+        raise
     # A pipe has no width of its own; the table is made for 100 columns.
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
     print_mutants(console, record, chosen, tier)
@@ -94,17 +98,18 @@ def _choose(tier: str, expression: str | None, sample: int | None, seed: int | N
     return chosen
 
 
-def _execute(trial: Trial, record: Record, chosen: Sequence[Mutant], tier: str, jobs: int) -> None:
+def _say_how_to_go_on(record: Record, chosen: Sequence[Mutant], tier: str) -> None:
+    print_mutants(Console(highlight=False, markup=False, stderr=True), record, chosen, tier)
+    resume = f"mlstm-verify mutants --tier {tier} --resume {shlex.quote(str(record.path))}"
+    again = f"; go on with: {resume}" if record.path else ""
+    print(f"interrupted: {len(record.of(chosen))} of {len(chosen)} mutants are done{again}", file=sys.stderr)
+
+
+def _execute(trial: Trial, record: Record, chosen: Sequence[Mutant], jobs: int) -> None:
     try:
         _try_all(trial, record, chosen, jobs)
         record.control = _control(trial, [fate.case for fate in record.of(chosen)], jobs)
         record.write()
-    except KeyboardInterrupt:
-        print_mutants(Console(highlight=False, markup=False, stderr=True), record, chosen, tier)
-        resume = f"mlstm-verify mutants --tier {tier} --resume {shlex.quote(str(record.path))}"
-        again = f"; go on with: {resume}" if record.path else ""
-        print(f"interrupted: {len(record.of(chosen))} of {len(chosen)} mutants are done{again}", file=sys.stderr)
-        raise
     finally:
         # Also where the interrupt came while no result was waited for.
         trial.stop()
