@@ -334,7 +334,15 @@ def _is_long(case: Case) -> bool:
     return case.length >= 2
 
 
+def _is_determined(case: Case) -> bool:
+    # Two roundings of a q.n that cancels to nothing else have no relation to one another, nor have gradients on the two
+    # sides of a kink. Where q.n cancels, exp(-m) may underflow.
+    has_floor = case.eps > 0.0 or (case.norm_val > 0.0 and not case.regime.startswith("cancellation"))
+    return has_floor and not (case.cotangents != "none" and case.regime.startswith("kink"))
+
+
 _LONG = (_is_long, "at least 2 tokens")
+_DETERMINED = (_is_determined, "eps above 0, or norm_val but in cancellation; and no gradients at a kink")
 _ALL = (
     Relation(
         "prefix_causality",
@@ -382,21 +390,29 @@ _ALL = (
         "padding",
         "Neutral tokens at the end (i = -inf, f = +inf, the rest 0) change neither the rows before nor the last state.",
         _padding,
+        asks=_DETERMINED,
     ),
     Relation(
         "two_pieces",
         "A sequence in two pieces, the state passed on and its gradient back, is the sequence as a whole.",
         _two_pieces,
         needs=(*STATE, "return_last_states"),
-        asks=_LONG,
+        asks=(lambda case: _is_long(case) and _is_determined(case), f"{_LONG[1]}; {_DETERMINED[1]}"),
     ),
     Relation(
         "without_last_states",
         "h and the gradients of h are the same where the last state is not asked for.",
         _without_last_states,
         needs=("return_last_states",),
+        asks=_DETERMINED,
     ),
-    Relation("chunk_size", "Another chunk size gives the same outputs and gradients.", _chunk_size, ("chunk_size",)),
+    Relation(
+        "chunk_size",
+        "Another chunk size gives the same outputs and gradients.",
+        _chunk_size,
+        needs=("chunk_size",),
+        asks=_DETERMINED,
+    ),
     Relation(
         "linearity_in_v",
         "h and C of v_1 + v_2 are the sums of those of v_1 and v_2.",
@@ -414,8 +430,12 @@ _ALL = (
         "Where |q.n| is the denominator, i + s and m_0 + s give m + s and change nothing else.",
         _input_gate_shift,
         asks=(
-            lambda case: case.eps == case.norm_val == 0.0 and case.initial != "none",
-            "eps and norm_val 0, and an initial state",
+            lambda case: (
+                case.eps == case.norm_val == 0.0
+                and case.initial != "none"
+                and not case.regime.startswith("cancellation")
+            ),
+            "eps and norm_val 0, an initial state, and a q.n that does not cancel",
         ),
     ),
 )

@@ -3,14 +3,17 @@
 The scatter of a row of an output x, which is all that stands at one index but the last where the output has channels:
 
     scatter   the root mean square, over the channels and ``REPLICATES`` runs, of x(nudged inputs) - x(inputs)
-    scale     sqrt(r (scatter^2 + scatter_2^2 + ...) + (u rms(x))^2 + (2^-24 M rms(x))^2 + FLOAT32_TINY^2)
+    scale     sqrt(r (scatter^2 + scatter_2^2 + ...) + (u rms(x))^2 + (2^-24 M rms(x))^2 + t^2)
     z         |x_1 - x_2| / scale of the row
 
 Nudged inputs are the inputs moved by one unit in the last place of their dtype, up or down at random: q, k, v, f, the
 initial state, and i where it is float32. (Gates are computed in float32: what a 16-bit i loses, it has lost before the
-subject sees it.) u rms(x) is half a unit in the last place of the output's dtype. M is the largest |i| and |m_0| of the
-head: a stabilizer of that size in float32 rounds, and as no result depends on it, no nudged input tells. (For m
-itself, 2^-24 M without rms(x).)
+subject sees it.) u rms(x) is half a unit in the last place of the output's dtype. M is the largest |m_t| and |i_t| of
+the head: a stabilizer of that size in float32 rounds, and as no result depends on it, no nudged input tells. (For m
+itself, 2^-24 M without rms(x). For gradients of the initial state M is at least -b_S, the exponent of its decay, and
+for those of token s from the last state alone b_s - b_S.)
+t is what the products of a chunk's tokens and channels may lose below the smallest normal number of float32. What left
+its dtype stands for the first power of two that does.
 
 Where two results are the same in exact arithmetic, rounding puts them as far apart as the problem is ill conditioned,
 and so does the nudging: z needs no oracle and no tolerance.
@@ -35,6 +38,8 @@ Arrays = dict[str, np.ndarray]
 REPLICATES = 8
 UNIT_32 = 2.0**-24
 BLOCK = 16
+_FORGOTTEN = 1e6
+_UNDERFLOW = 104.0
 STATE = {"c_initial": "C_last", "n_initial": "n_last", "m_initial": "m_last"}
 
 
@@ -117,7 +122,7 @@ def exactly(got: Arrays, wanted: Arrays) -> Iterator[Apart]:
 
 def on_scale(got: Arrays, wanted: Arrays, scale: Arrays) -> Iterator[Apart]:
     """Every output against what it should equal but for rounding."""
-    got, wanted = in_float64(got), in_float64(wanted)
+    got, wanted = _in_reach(got, wanted), _in_reach(wanted, wanted)
     if "m_last" in got:
         got = brought_to(got, wanted["m_last"])
     for name in wanted:
@@ -129,20 +134,34 @@ def in_float64(outputs: Mapping[str, np.ndarray]) -> Arrays:
     return {name: np.asarray(array, np.float64) for name, array in outputs.items()}
 
 
+def _in_reach(outputs: Mapping[str, np.ndarray], of: Mapping[str, np.ndarray]) -> Arrays:
+    """In float64; infinities of a dtype that ``of`` has as numbers, but for those of m, which mean something."""
+    import ml_dtypes
+
+    outputs = in_float64(outputs)
+    for name in outputs.keys() & of.keys() - {"m", "m_last"}:
+        end = 2.0 ** ml_dtypes.finfo(of[name].dtype).maxexp
+        outputs[name] = np.clip(outputs[name], -end, end)
+    return outputs
+
+
 def scale_of(given: Given, base: Arrays, *scatters: Arrays) -> Arrays:
     """The scale of every row of the outputs ``base`` for these inputs."""
     import ml_dtypes
 
     scale = {}
-    stabilizer = UNIT_32 * _largest_gate(given)
+    stabilizer = _largest_stabilizer(given)
+    tiny = FLOAT32_TINY * given.case.chunk_size * max(given.case.dhqk, given.case.dhhv)
+    numbers = _in_reach(base, base)
     for name, array in base.items():
-        size = root_mean_square(name, array.astype(np.float64))
+        size = root_mean_square(name, numbers[name])
         dtype = ml_dtypes.finfo(array.dtype)
         # Below the smallest normal number of float16 one rounding is as large as at it.
-        parts = [float(dtype.eps) / 2 * np.maximum(size, float(dtype.smallest_normal)), np.asarray(FLOAT32_TINY)]
+        parts = [float(dtype.eps) / 2 * np.maximum(size, float(dtype.smallest_normal)), np.asarray(tiny)]
         # m itself is off by one rounding of that size; all else as exp(m) is.
         of = np.ones_like(size) if name in ("m", "m_last") else size
-        parts.append(stabilizer.reshape(stabilizer.shape + (1,) * (size.ndim - 2)) * of)
+        rounded = _largest_exponent(given, name, stabilizer)
+        parts.append(UNIT_32 * rounded.reshape(rounded.shape + (1,) * (size.ndim - rounded.ndim)) * of)
         roundings = _roundings(given.case, name)
         if name in ("m", "m_last"):
             parts.append(UNIT_32 * roundings * np.where(np.isfinite(size), size, 0.0))
@@ -160,11 +179,29 @@ def _roundings(case: Case, name: str) -> np.ndarray | float:
     return max(1.0, case.length // size)
 
 
-def _largest_gate(given: Given) -> np.ndarray:
-    # Of every head.
-    i = np.abs(given.arrays["i"].astype(np.float64))
-    largest = np.max(i, axis=-1, initial=0.0, where=np.isfinite(i))
-    return np.maximum(largest, np.abs(given.arrays["m_initial"])) if "m_initial" in given.arrays else largest
+def _largest_exponent(given: Given, name: str, stabilizer: np.ndarray) -> np.ndarray:
+    # Of a gradient that comes from far away as a whole, also that of its decay, up to where exp underflows: sums of
+    # many gates round more than the gates, and gates that are 0 are not nudged.
+    decay = np.logaddexp(0.0, -given.arrays["f"].astype(np.float64))
+    total = np.sum(decay, axis=-1)
+    if name in ("dC_0", "dn_0", "dm_0"):
+        return np.maximum(stabilizer, np.minimum(total, _UNDERFLOW))
+    if name in ("dk", "dv", "di", "df") and "h" not in given.cotangents:
+        with np.errstate(invalid="ignore"):
+            later = np.nan_to_num(total[..., None] - np.cumsum(decay, axis=-1), nan=_UNDERFLOW)
+        return np.maximum(stabilizer[..., None], np.minimum(later, _UNDERFLOW))
+    return stabilizer
+
+
+def _largest_stabilizer(given: Given) -> np.ndarray:
+    # Of every head: m_t = b_t + max(m_0, max_{s <= t} (i_s - b_s)) with b_t = sum_{r <= t} phi_r. What went through
+    # f = -inf is forgotten, and its m is no stabilizer of anything.
+    i, f = (given.arrays[name].astype(np.float64) for name in ("i", "f"))
+    m_0 = given.arrays["m_initial"].astype(np.float64) if "m_initial" in given.arrays else np.zeros(i.shape[:-1])
+    b = np.cumsum(np.maximum(-np.logaddexp(0.0, -f), -_FORGOTTEN), axis=-1)
+    m = b + np.maximum(m_0[..., None], np.maximum.accumulate(i - b, axis=-1))
+    sizes = np.abs(np.concatenate([m, i, m_0[..., None]], axis=-1))
+    return np.max(sizes, axis=-1, initial=0.0, where=sizes < _FORGOTTEN / 2)
 
 
 def scatter(run: Callable[[np.random.Generator], Arrays], base: Arrays, seed: int) -> Arrays:
@@ -175,15 +212,15 @@ def scatter(run: Callable[[np.random.Generator], Arrays], base: Arrays, seed: in
         base: the outputs for the inputs themselves.
         seed: of the generators.
     """
-    exact = in_float64(base)
+    exact = _in_reach(base, base)
     squares = {name: np.zeros(array.shape) for name, array in exact.items()}
     for replicate in range(REPLICATES):
-        outputs = in_float64(run(np.random.default_rng([seed, replicate])))
+        outputs = _in_reach(run(np.random.default_rng([seed, replicate])), base)
         if "m_last" in outputs:
             outputs = brought_to(outputs, exact["m_last"])
         with np.errstate(all="ignore"):
             for name, array in exact.items():
-                # An infinity that stays one does not move.
+                # An infinite m that stays so does not move.
                 squares[name] += np.where(outputs[name] == array, 0.0, outputs[name] - array) ** 2 / REPLICATES
     return {name: _pooled(name, root_mean_square(name, np.sqrt(square))) for name, square in squares.items()}
 
@@ -197,7 +234,8 @@ def _pooled(name: str, x: np.ndarray) -> np.ndarray:
         return np.full(x.shape, np.sqrt(np.mean(x**2)))
     if name not in ("di", "df"):
         return x
-    starts = np.arange(0, x.shape[2], BLOCK)
+    # The last block has what is left over, too: one token alone would be such a chance again.
+    starts = np.arange(0, max(1, x.shape[2] - BLOCK + 1), BLOCK)
     sizes = np.diff([*starts, x.shape[2]])
     with np.errstate(all="ignore"):
         return np.repeat(np.sqrt(np.add.reduceat(x**2, starts, axis=2) / sizes), sizes, axis=2)

@@ -185,6 +185,51 @@ def test_a_part_beyond_float16_does_not_break_linearity():
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        # One of two is infinite, or both, with different signs.
+        "padding/cancellation@8:B1-NH1-S40-QK16-HV16-L16:float16:correct:nv0.0:eps1e-06:none:vjp-h:seed515",
+        "two_pieces/cancellation@8:B1-NH1-S40-QK16-HV16-L16:float16:correct:nv0.0:eps1e-06:warm@50:vjp-last:seed825",
+        "chunk_size/cancellation@8:B1-NH1-S33-QK16-HV16-L16:float16:correct:nv0.0:eps1e-06:warm@-50:vjp-h:seed556",
+        # df of 1e-37: every product may lose what is below the smallest normal number.
+        "two_pieces/input_gates@-100:B1-NH1-S33-QK16-HV16-L16:float16:constant:nv0.0:eps1e-06:none:vjp-h:seed48",
+        # di of the last token, alone in its block, cancels to 0 in all replicates.
+        "two_pieces/alternating@20:B1-NH1-S33-QK16-HV16-L16:float32:constant:nv1.0:eps0.0:warm@-1000:vjp-h:seed633",
+        # f = 0 is not nudged; the sum of 20 equal log forget gates rounds.
+        "chunk_size/zeros:B1-NH1-S20-QK16-HV16-L16:float16:correct:nv0.0:eps1e-06:warm@2:vjp-last:seed933",
+        "chunk_size/zeros:B1-NH1-S33-QK16-HV16-L16:float32:constant:nv0.0:eps1e-06:warm@2:vjp-last:seed516",
+    ],
+)
+def test_what_rounding_decides_breaks_nothing(text):
+    verdict = run_case(parse_case(text), load_subject("tests.subjects.float32:chunkwise")).verdict
+    assert verdict.outcome is Outcome.PASS, verdict.reason
+
+
+@pytest.mark.parametrize("value", [np.inf, 3e38])
+def test_infinite_for_a_number_is_broken(value):
+    def subject(q, k, v, i, f, chunk_size=64):
+        h = np.array(recurrence(q, k, v, i, f))
+        if chunk_size != SMALL.chunk_size:
+            h[..., 0, 0] = value
+        return h
+
+    verdict = run_case(on("chunk_size"), make_subject("infinite", subject)).verdict
+    assert verdict.outcome is Outcome.RELATION_BROKEN, verdict.reason
+
+
+@pytest.mark.parametrize("relation", ["padding", "two_pieces", "without_last_states", "chunk_size"])
+def test_undetermined_cases_are_refused(relation):
+    for changes in (
+        {"eps": 0.0, "norm_val": 0.0},
+        {"eps": 0.0, "regime": "cancellation@8"},
+        {"regime": "kink@1e-07", "cotangents": "h"},
+    ):
+        with pytest.raises(UsageError, match=r"expected a case with .*eps above 0, or norm_val but in cancellation"):
+            on(relation, **changes)
+    assert on(relation, regime="kink@1e-07")
+
+
+@pytest.mark.parametrize(
     ("case", "told"),
     [
         (on("two_pieces"), "no c_initial, n_initial, m_initial, return_last_states, which relation two_pieces needs"),
@@ -231,7 +276,7 @@ def test_longer_tiers_reach_further():
         (f"two_pieces/{SMALL.id}x", "seed is 'seed0x'"),
         (f"head_permutation/{SMALL.id}", "head_permutation is checked on ordinary:.*; expected .* at least 2 heads"),
         (f"gradient_causality/{SMALL.id}", "expected a case with 2 tokens and a cotangent of h"),
-        (f"input_gate_shift/{SMALL.id}", "eps and norm_val 0, and an initial state"),
+        (f"input_gate_shift/{SMALL.id}", "eps and norm_val 0, an initial state"),
         (f"two_pieces/padding/{SMALL.id}", "relation is 'two_pieces/padding'"),
     ],
 )
