@@ -150,7 +150,8 @@ def scale_of(given: Given, base: Arrays, *scatters: Arrays) -> Arrays:
     import ml_dtypes
 
     scale = {}
-    stabilizer = _largest_stabilizer(given)
+    b = _summed_log_forget_gates(given)
+    stabilizer = _largest_stabilizer(given, b)
     tiny = FLOAT32_TINY * given.case.chunk_size * max(given.case.dhqk, given.case.dhhv)
     numbers = _in_reach(base, base)
     for name, array in base.items():
@@ -160,7 +161,7 @@ def scale_of(given: Given, base: Arrays, *scatters: Arrays) -> Arrays:
         parts = [float(dtype.eps) / 2 * np.maximum(size, float(dtype.smallest_normal)), np.asarray(tiny)]
         # m itself is off by one rounding of that size; all else as exp(m) is.
         of = np.ones_like(size) if name in ("m", "m_last") else size
-        rounded = _largest_exponent(given, name, stabilizer)
+        rounded = _largest_exponent(given, name, b, stabilizer)
         parts.append(UNIT_32 * rounded.reshape(rounded.shape + (1,) * (size.ndim - rounded.ndim)) * of)
         roundings = _roundings(given.case, name)
         if name in ("m", "m_last"):
@@ -179,26 +180,26 @@ def _roundings(case: Case, name: str) -> np.ndarray | float:
     return max(1.0, case.length // size)
 
 
-def _largest_exponent(given: Given, name: str, stabilizer: np.ndarray) -> np.ndarray:
+def _summed_log_forget_gates(given: Given) -> np.ndarray:
+    # b_t = sum_{r <= t} phi_r, where f = -inf counts as a number that forgets all.
+    return np.cumsum(np.maximum(-np.logaddexp(0.0, -given.arrays["f"].astype(np.float64)), -_FORGOTTEN), axis=-1)
+
+
+def _largest_exponent(given: Given, name: str, b: np.ndarray, stabilizer: np.ndarray) -> np.ndarray:
     # Of a gradient that comes from far away as a whole, also that of its decay, up to where exp underflows: sums of
     # many gates round more than the gates, and gates that are 0 are not nudged.
-    decay = np.logaddexp(0.0, -given.arrays["f"].astype(np.float64))
-    total = np.sum(decay, axis=-1)
     if name in ("dC_0", "dn_0", "dm_0"):
-        return np.maximum(stabilizer, np.minimum(total, _UNDERFLOW))
+        return np.maximum(stabilizer, np.minimum(-b[..., -1], _UNDERFLOW))
     if name in ("dk", "dv", "di", "df") and "h" not in given.cotangents:
-        with np.errstate(invalid="ignore"):
-            later = np.nan_to_num(total[..., None] - np.cumsum(decay, axis=-1), nan=_UNDERFLOW)
-        return np.maximum(stabilizer[..., None], np.minimum(later, _UNDERFLOW))
+        return np.maximum(stabilizer[..., None], np.minimum(b - b[..., -1:], _UNDERFLOW))
     return stabilizer
 
 
-def _largest_stabilizer(given: Given) -> np.ndarray:
-    # Of every head: m_t = b_t + max(m_0, max_{s <= t} (i_s - b_s)) with b_t = sum_{r <= t} phi_r. What went through
-    # f = -inf is forgotten, and its m is no stabilizer of anything.
-    i, f = (given.arrays[name].astype(np.float64) for name in ("i", "f"))
+def _largest_stabilizer(given: Given, b: np.ndarray) -> np.ndarray:
+    # Of every head: m_t = b_t + max(m_0, max_{s <= t} (i_s - b_s)). What went through f = -inf is forgotten, and its m
+    # is no stabilizer of anything.
+    i = given.arrays["i"].astype(np.float64)
     m_0 = given.arrays["m_initial"].astype(np.float64) if "m_initial" in given.arrays else np.zeros(i.shape[:-1])
-    b = np.cumsum(np.maximum(-np.logaddexp(0.0, -f), -_FORGOTTEN), axis=-1)
     m = b + np.maximum(m_0[..., None], np.maximum.accumulate(i - b, axis=-1))
     sizes = np.abs(np.concatenate([m, i, m_0[..., None]], axis=-1))
     return np.max(sizes, axis=-1, initial=0.0, where=sizes < _FORGOTTEN / 2)
